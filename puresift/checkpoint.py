@@ -1,0 +1,100 @@
+"""States to flat dicts of tensors and back: what a checkpoint stores, with `weights_only=True` and per tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from puresift import trees
+from puresift.types import SiftState
+
+VERSION = 1
+_VERSION = "version"
+State = TypeVar("State", bound=SiftState)
+
+
+def state_dict(state: SiftState) -> dict[str, Tensor]:
+    """A flat `{path: tensor}` with a version; the paths name the kinds of rule and score.
+
+    Save it with `torch.save` and load it with `weights_only=True`, or hand it to torch.distributed.checkpoint.
+
+    Args:
+        state: any `SiftState`.
+
+    Returns:
+        Detached tensors that share memory with the state.
+
+    Raises:
+        ValueError: Python objects ride along with the rows, which a file of tensors cannot hold.
+
+    Example:
+        >>> import puresift as ps
+        >>> state = ps.sifter(None, ps.uniform(keep=0.5), batch_size=2).init(ps.key(0), torch.zeros(2))
+        >>> list(state_dict(state))[:3]
+        [':SiftState/score:Stateless', ':SiftState/rule:UniformState', ':SiftState/buffer:Buffer/rows']
+    """
+    if trees.serial(state):
+        raise ValueError(
+            "the buffer holds rows with Python objects, which cannot be saved; keep them out of the batch, "
+            "or carry an id tensor and look the objects up by it"
+        )
+    flat = {name: tensor.detach() for name, tensor in trees.flat(state).items()}
+    return {**flat, _VERSION: torch.tensor(VERSION)}
+
+
+def load_state_dict(template: State, flat: Mapping[str, Tensor]) -> State:
+    """A new state with the values of `flat`, which must come from a sifter built alike.
+
+    Args:
+        template: a state of that sifter, such as `sifter.init(key, batch)`; its values do not matter.
+        flat: from `state_dict`.
+
+    Returns:
+        A state on the template's device; neither argument is changed.
+
+    Raises:
+        ValueError: version, kinds, batch size or shapes differ, or entries are missing.
+
+    Example:
+        >>> import puresift as ps
+        >>> state = ps.sifter(None, ps.uniform(keep=0.5), batch_size=2).init(ps.key(7), torch.zeros(2))
+        >>> load_state_dict(state, state_dict(state)).key
+        tensor([7, 0])
+    """
+    version = flat.get(_VERSION)
+    if version is None or int(version) != VERSION:
+        found = "none" if version is None else int(version)
+        raise ValueError(f"this state has version {found}, and this puresift reads version {VERSION}; start afresh")
+    wanted = trees.flat(template)
+    ours = {name: tensor for name, tensor in flat.items() if name != _VERSION}
+    if wanted.keys() != ours.keys():
+        missing, extra = sorted(wanted.keys() - ours.keys()), sorted(ours.keys() - wanted.keys())
+        raise ValueError(
+            f"the state is of another kind: the sifter has {missing}, the saved state {extra}; "
+            "build the sifter with the same score, rule and columns as when it was saved"
+        )
+    for name, tensor in wanted.items():
+        if tensor.shape != ours[name].shape or tensor.dtype != ours[name].dtype:
+            raise ValueError(
+                f"{name} was saved as {ours[name].dtype}{list(ours[name].shape)} and is "
+                f"{tensor.dtype}{list(tensor.shape)} in this sifter; build it with the same batch_size, pool, window, "
+                "history and pad as when it was saved"
+            )
+    values = {name: ours[name].to(tensor.device, copy=True) for name, tensor in wanted.items()}
+    state: State = trees.unflat(template, values)
+    _same_batch_size(template, state)
+    return state
+
+
+def _same_batch_size(template: SiftState, state: SiftState) -> None:
+    """Buffers of one shape may still differ in batch size; a window half left explains only a full buffer."""
+    span = int(template.buffer.fill[1])
+    held, due, _ = state.buffer.fill.tolist()
+    if due > span or (due < span and held < due):
+        raise ValueError(
+            f"the state was saved with batches of {due} rows due, and this sifter's have {span}; "
+            "build it with the same batch_size and window as when it was saved"
+        )

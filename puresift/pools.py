@@ -1,0 +1,125 @@
+"""Where pools come from: looking at the first, reading several epochs, finding the place of a saved state."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from puresift import settings
+from puresift.types import Batch
+
+
+def peek(loader: Iterable[Batch]) -> Batch:
+    """The first batch of a loader, with the global random generators and the samplers' own put back.
+
+    Args:
+        loader: an iterable that starts anew each time it is asked, such as a DataLoader.
+
+    Returns:
+        Its first batch.
+
+    Raises:
+        ValueError: the loader is empty, or is a one-shot iterator, whose first batch would be lost.
+
+    Example:
+        >>> peek([torch.zeros(2), torch.ones(2)])
+        tensor([0., 0.])
+    """
+    with _untouched(loader):
+        try:
+            return next(iter(_again(loader)))
+        except StopIteration:
+            raise ValueError("the loader is empty: it gave no first batch") from None
+
+
+class epochs(Iterable[Batch]):  # noqa: N801 - reads as a factory, like its neighbours
+    """Several epochs of a loader as one stream of pools; `set_epoch` is called where there is one.
+
+    Args:
+        loader: an iterable that starts anew each time it is asked.
+        n: how many epochs.
+
+    Raises:
+        ValueError: n is out of range, or the loader is a one-shot iterator.
+
+    Example:
+        >>> [batch.tolist() for batch in epochs([torch.zeros(1), torch.ones(1)], 2)]
+        [[0.0], [1.0], [0.0], [1.0]]
+    """
+
+    def __init__(self, loader: Iterable[Batch], n: int):
+        self.loader, self.n = _again(loader), settings.count("n", n)
+
+    def __len__(self) -> int:
+        return self.n * len(self.loader)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return read(self, 0)
+
+
+def read(loader: Iterable[Batch], skip: int) -> Iterator[Batch]:
+    """The pools of a loader behind the first `skip`; passing over them leaves the global generators alone."""
+    if not isinstance(loader, epochs):
+        yield from _behind(loader, skip)[0]
+        return
+    source = loader.loader
+    for epoch in range(loader.n):
+        if hasattr(source, "__len__") and skip >= len(source):
+            skip -= len(source)
+            continue
+        _set_epoch(source, epoch)
+        pools, skip = _behind(source, skip)
+        yield from pools
+
+
+def _behind(loader: Iterable[Batch], skip: int) -> tuple[Iterator[Batch], int]:
+    """An iterator behind the first `skip` pools, and how many it was short of that."""
+    if not skip:
+        return iter(loader), 0
+    end = object()
+    with _untouched(loader, samplers=False):
+        pools = iter(loader)
+        while skip and next(pools, end) is not end:
+            skip -= 1
+    return pools, skip
+
+
+def _again(loader: Iterable[Batch]) -> Any:
+    if iter(loader) is loader:
+        raise ValueError(
+            "this is a one-shot iterator: what is read from it is gone; pass an iterable that starts anew, "
+            "such as the DataLoader or a list of batches"
+        )
+    return loader
+
+
+def _set_epoch(loader: Any, epoch: int) -> None:
+    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    parts = [loader, sampler, batches, getattr(batches, "sampler", None), getattr(loader, "dataset", None)]
+    for part in {id(part): part for part in parts if hasattr(part, "set_epoch")}.values():
+        part.set_epoch(epoch)
+
+
+@contextmanager
+def _untouched(loader: Any, *, samplers: bool = True) -> Iterator[None]:
+    """Put the global random generators back, and those of the loader and its samplers."""
+    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    owners = [loader, sampler, batches, getattr(batches, "sampler", None)] if samplers else []
+    generators = {id(g): g for owner in owners if isinstance(g := getattr(owner, "generator", None), torch.Generator)}
+    states = [(generator, generator.get_state()) for generator in generators.values()]
+    numpy = sys.modules.get("numpy")
+    python, array = random.getstate(), numpy.random.get_state() if numpy else None
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            if numpy:
+                numpy.random.set_state(array)
+            for generator, state in states:
+                generator.set_state(state)

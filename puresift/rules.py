@@ -1,0 +1,177 @@
+"""Rules: losses to odds. A rule says how likely each row is to be kept and what it then weighs; drawing is separate."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from puresift import settings
+from puresift.settings import Number
+from puresift.types import Losses, Odds, Rule
+
+
+class UniformState(NamedTuple):
+    """Nothing to remember."""
+
+
+def uniform(keep: Number) -> Rule:
+    """Every row alike: p = keep. The random arm that every other rule has to beat.
+
+    Args:
+        keep: the planned fraction, in (0, 1].
+
+    Returns:
+        A rule that never looks at the losses.
+
+    Raises:
+        ValueError: keep is out of range.
+
+    Example:
+        >>> rule = uniform(keep=0.25)
+        >>> rule.select(rule.init(), torch.zeros(2))[1].probs
+        tensor([0.2500, 0.2500])
+    """
+    settings.fraction("keep", keep)
+
+    def select(state: UniformState, losses: Losses, **columns: Any) -> tuple[UniformState, Odds]:
+        ones = torch.ones_like(losses, dtype=torch.float32)
+        return state, Odds(ones * keep, ones)
+
+    return Rule(UniformState, select, _never)
+
+
+class RelativeState(NamedTuple):
+    """The last losses, in a ring."""
+
+    history: Tensor  # Float[history]
+    count: Tensor  # Int64[], losses seen so far
+
+
+def relative(keep: Number | None = None, *, beta: Number | None = None, history: int = 1024) -> Rule:
+    """Keep a loss with the probability of its percentile: p = CDF(loss) ** beta, and keep = 1 / (1 + beta).
+
+    CDF is the mid-rank among the last `history` losses, the pool itself included: (#less + 1/2) / n. Losses that tie
+    share the mean of u ** beta over the ranks that they span, so that a stream of equal losses still keeps the planned
+    fraction. That fraction holds from the first pool on while losses are exchangeable, for pools of 16 rows or more;
+    while they fall, ranks among older, larger losses are too low and the rule keeps less than planned (`history` as
+    short as a pool lags least).
+
+    Differs from Jiang et al.: ranks include ties (theirs keep nothing of equal losses) and the plan is given as `keep`.
+
+    Args:
+        keep: the planned fraction, in (0, 1].
+        beta: the exponent, >= 0, in place of keep; 0 keeps everything, larger is harsher.
+        history: losses remembered, at least a pool.
+
+    Returns:
+        A rule with weights 1.
+
+    Raises:
+        ValueError: not exactly one of keep and beta is given, or one is out of range; on the first pool, when it has
+            more rows than the history.
+
+    Example:
+        >>> rule = relative(keep=0.5)
+        >>> rule.select(rule.init(), torch.tensor([0.1, 3.0, 0.2, 0.7]))[1].probs
+        tensor([0.1250, 0.8750, 0.3750, 0.6250])
+
+    References:
+        Angela H. Jiang et al., "Accelerating Deep Learning by Focusing on the Biggest Losers", 2019.
+    """
+    if (keep is None) == (beta is None):
+        raise ValueError("give exactly one of keep (the planned fraction) and beta (keep = 1 / (1 + beta))")
+    if beta is None:
+        settings.fraction("keep", keep)
+        exponent = 1 / keep - 1
+    else:
+        exponent = settings.nonnegative("beta", beta, cure="keep = 1 / (1 + beta)")
+    settings.count("history", history)
+
+    def init() -> RelativeState:
+        return RelativeState(torch.full((history,), torch.inf), torch.zeros((), dtype=torch.int64))
+
+    def select(state: RelativeState, losses: Losses, **columns: Any) -> tuple[RelativeState, Odds]:
+        losses, size = losses.float(), losses.shape[0]
+        if size > history:
+            raise ValueError(f"a pool of {size} losses does not fit a history of {history}; pass history={size} or more")
+        slots = (state.count + torch.arange(size, device=losses.device)) % history
+        state = RelativeState(state.history.index_copy(0, slots, losses), state.count + size)
+        number = state.count.clamp(max=history)
+        below, upto = ranks(state.history.sort().values, losses)
+        probs = _mean_power(below, upto, number, exponent)
+        return state, Odds(probs, torch.ones_like(probs))
+
+    return Rule(init, select, _always)
+
+
+class TopState(NamedTuple):
+    """Nothing to remember."""
+
+
+def top(keep: Number) -> Rule:
+    """The keep * B largest losses of each pool, p = 1; the rest 0.
+
+    The planned count need not be whole, and the boundary may tie: what is left of the plan there is shared equally,
+    p = clip((keep * B - #greater) / #equal, 0, 1). Drawn by `systematic`, the count is its floor or its ceiling.
+
+    Args:
+        keep: the planned fraction, in (0, 1].
+
+    Returns:
+        A rule with weights 1.
+
+    Raises:
+        ValueError: keep is out of range.
+
+    Example:
+        >>> rule = top(keep=0.5)
+        >>> rule.select(rule.init(), torch.tensor([3.0, 1.0, 1.0, 0.0]))[1].probs
+        tensor([1.0000, 0.5000, 0.5000, 0.0000])
+
+    References:
+        Kenji Kawaguchi, Haihao Lu, "Ordered SGD: A New Stochastic Optimization Framework for Empirical Risk
+        Minimization", 2020.
+    """
+    settings.fraction("keep", keep)
+
+    def select(state: TopState, losses: Losses, **columns: Any) -> tuple[TopState, Odds]:
+        losses, size = losses.float(), losses.shape[0]
+        below, upto = ranks(losses.sort().values, losses)
+        probs = ((keep * size - (size - upto)) / (upto - below)).clamp(0, 1).to(losses.dtype)
+        return state, Odds(probs, torch.ones_like(probs))
+
+    return Rule(TopState, select, _always)
+
+
+def ranks(ordered: Tensor, losses: Losses) -> tuple[Tensor, Tensor]:
+    """How many of `ordered` lie below each loss, and how many up to it.
+
+    Args:
+        ordered: Float[n], ascending.
+        losses: Float[B].
+
+    Returns:
+        Two Int64[B].
+    """
+    # Under vmap over states alone, shared losses would be expanded without a copy, and searchsorted warns: copy them.
+    losses = torch.where(ordered[:1].isnan(), losses, losses)
+    return torch.searchsorted(ordered, losses), torch.searchsorted(ordered, losses, right=True)
+
+
+def _mean_power(below: Tensor, upto: Tensor, number: Tensor, exponent: Number) -> Tensor:
+    """u ** exponent at the mid-rank, or, for a tie, its mean over u in [below / n, upto / n]; accurate in float32."""
+    middle = ((below + 0.5) / number) ** exponent
+    share = (upto - below) / upto  # of the interval [0, upto / n]; log1p keeps small shares exact
+    power = exponent + 1
+    mean = (upto / number) ** exponent * -torch.expm1(power * torch.log1p(-share)) / (power * share)
+    return torch.where(upto - below == 1, middle, mean)
+
+
+def _always(state: Any) -> Tensor:
+    return torch.ones((), dtype=torch.bool)
+
+
+def _never(state: Any) -> Tensor:
+    return torch.zeros((), dtype=torch.bool)

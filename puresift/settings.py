@@ -1,0 +1,37 @@
+"""Settings, checked when a factory is called. A 0-d tensor passes unread, so that a setting can be vmapped."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+Number = float | Tensor
+
+
+def fraction(name: str, value: Number, *, cure: str = "") -> Number:
+    """A number in (0, 1]."""
+    return _within(name, value, "(0, 1]", lambda v: 0 < v <= 1, cure)
+
+
+def nonnegative(name: str, value: Number, *, cure: str = "") -> Number:
+    """A finite number >= 0."""
+    return _within(name, value, "[0, inf)", lambda v: 0 <= v < math.inf, cure)
+
+
+def count(name: str, value: int, *, least: int = 1) -> int:
+    """A whole number that fixes a shape, so never a tensor."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+    return value
+
+
+def _within(name: str, value: Number, interval: str, holds: object, cure: str) -> Number:
+    if isinstance(value, Tensor):
+        if value.ndim or not value.is_floating_point():
+            raise ValueError(f"{name} must be a number or a 0-d float tensor, got {value.dtype}{list(value.shape)}")
+        return value
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    if not real or not holds(value):  # type: ignore[operator]
+        raise ValueError(f"{name} must be in {interval}, got {value!r}" + (f"; {cure}" if cure else ""))
+    return value

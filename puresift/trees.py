@@ -1,0 +1,251 @@
+"""Batches and states as trees of tensors: the rows they share, and their flat names."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from puresift.types import Batch, Pad
+
+_serial = itertools.count()
+
+
+class Serial(NamedTuple):
+    """Stands in a buffer for Python objects, which tensors cannot hold; the number tensor owns them, see `carry`."""
+
+    number: Tensor  # Int64[B]
+
+
+class Objects(list[Any]):
+    """A list of B Python objects that ride along with the tensors of a batch."""
+
+    def __init__(self, items: Any):
+        super().__init__(items)
+        self.numbers = torch.tensor([next(_serial) for _ in self], dtype=torch.int64)
+
+
+def plain(batch: Batch) -> Batch:
+    """The batch with every Mapping made a dict and every list of Python objects made an `Objects` leaf.
+
+    Raises:
+        ValueError: a leaf is neither a tensor nor such a list.
+    """
+    if isinstance(batch, Tensor | Objects):
+        return batch
+    if isinstance(batch, Mapping):
+        return {key: plain(value) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*map(plain, batch))
+    if isinstance(batch, list | tuple):
+        if batch and not any(isinstance(item, Tensor | Mapping | list | tuple) for item in batch):
+            return Objects(batch)
+        return type(batch)(map(plain, batch))
+    raise ValueError(
+        f"a batch must be a tree of tensors with a shared leading dimension, got a {type(batch).__name__} in it; "
+        "make it a tensor in the collate function, or a list with one object a row"
+    )
+
+
+def numbered(batch: Batch) -> Batch:
+    """The batch with its `Objects` replaced by their serial numbers: tensors only."""
+    return map_leaves(lambda leaf: Serial(leaf.numbers) if isinstance(leaf, Objects) else leaf, batch)
+
+
+def carry(rows: Batch, old: Batch, batch: Batch, held: Tensor) -> None:
+    """Let the serial numbers in a buffer's new `rows` own the objects of the rows held: old ones and the batch's.
+
+    A state then keeps its objects alive, and no longer. Reads the numbers, so it synchronises; does nothing without.
+    """
+
+    def one(fresh: Any, stale: Any, leaf: Any) -> None:
+        if isinstance(fresh, Serial):
+            known = {**_owned(stale), **dict(zip(leaf.numbers.tolist(), leaf, strict=True))}
+            fresh.number.objects = {number: known[number] for number in fresh.number[held].tolist()}
+
+    pytree.tree_map(one, rows, old, batch, is_leaf=lambda node: isinstance(node, Serial))
+
+
+def resolved(batch: Batch, rows: Batch) -> Batch:
+    """The batch with the objects that its serial numbers stand for in a buffer's `rows`."""
+
+    def one(leaf: Any, owner: Any) -> Any:
+        return [_owned(owner)[number] for number in leaf.number.tolist()] if isinstance(leaf, Serial) else leaf
+
+    return pytree.tree_map(one, batch, rows, is_leaf=lambda node: isinstance(node, Serial))
+
+
+def serial(tree: Any) -> bool:
+    """Whether Python objects ride along."""
+    is_serial = lambda node: isinstance(node, Serial | Objects)  # noqa: E731
+    return any(map(is_serial, pytree.tree_leaves(tree, is_leaf=is_serial)))
+
+
+def _owned(leaf: Serial) -> dict[int, Any]:
+    return getattr(leaf.number, "objects", {})
+
+
+def map_leaves(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """`function` over the leaves of trees of one structure."""
+    return pytree.tree_map(function, tree, *rest)
+
+
+def leaves(tree: Any) -> list[Any]:
+    """The leaves, in order."""
+    return pytree.tree_leaves(tree)
+
+
+def index(tree: Any, rows: Tensor | slice) -> Any:
+    """Rows of every leaf: an Int64[n] gathers, a slice views."""
+    if isinstance(rows, slice):
+        return map_leaves(lambda leaf: leaf[rows], tree)
+    return map_leaves(lambda leaf: leaf.index_select(0, rows), tree)
+
+
+def to(tree: Any, device: torch.device) -> Any:
+    """Every tensor on `device`; from pinned memory without waiting."""
+
+    def move(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.device == device:
+            return leaf
+        moved = leaf.to(device, non_blocking=True)
+        moved.__dict__.update(leaf.__dict__)  # a Serial's objects
+        return moved
+
+    return map_leaves(move, tree)
+
+
+def batch_size(batch: Batch) -> int:
+    """The leading dimension that all leaves share.
+
+    Raises:
+        ValueError: there is no leaf, or the leaves disagree.
+    """
+    sizes = [len(leaf) if isinstance(leaf, Objects) or leaf.ndim else -1 for leaf in leaves(batch)]
+    if not sizes:
+        raise ValueError("the batch has no tensor in it")
+    if len(set(sizes)) > 1 or sizes[0] < 0:
+        shapes = ", ".join(f"{name} {_shape(leaf)}" for name, leaf in named(batch))
+        raise ValueError(
+            f"the leaves of a batch must share their leading dimension, got {shapes}; "
+            "give every leaf one entry a row, and leave out what belongs to the whole batch"
+        )
+    return sizes[0]
+
+
+def named(tree: Any) -> list[tuple[str, Any]]:
+    """(name, leaf) pairs; a name joins keys, positions and field names with '/'."""
+    pairs, _ = pytree.tree_flatten_with_path(tree)
+    return [("/".join(_step(step) for step in path) or "batch", leaf) for path, leaf in pairs]
+
+
+def like(batch: Batch, template: Batch) -> None:
+    """Refuse a batch whose structure, trailing shapes or dtypes differ from the template's.
+
+    Raises:
+        ValueError: naming the leaf, both shapes and the cure.
+    """
+    ours, theirs = pytree.tree_structure(batch), pytree.tree_structure(template)
+    if ours != theirs:
+        got, want = ([name for name, _ in named(tree)] for tree in (batch, template))
+        raise ValueError(f"a batch must keep the structure of the first one: leaves {want}, now {got}")
+    for (name, leaf), first in zip(named(batch), leaves(template), strict=True):
+        if leaf.dtype != first.dtype:
+            raise ValueError(f"leaf {name!r} was {first.dtype} in the first batch and is {leaf.dtype} now; cast it")
+        if leaf.shape[1:] != first.shape[1:]:
+            raise ValueError(
+                f"leaf {name!r} had rows of shape {list(first.shape[1:])} in the first batch and has "
+                f"{list(leaf.shape[1:])} now; give ragged rows a final length with "
+                f"pad={{{name!r}: ps.Pad(value=0, length=...)}}"
+            )
+
+
+def pad(batch: Batch, pads: Mapping[str, Pad]) -> Batch:
+    """Rows padded on the right to their declared length.
+
+    Raises:
+        ValueError: a row is longer than declared, or no leaf bears the name.
+    """
+    if not pads:
+        return batch
+    done = set()
+
+    def one(path: Any, leaf: Any) -> Any:
+        name = "/".join(_step(step) for step in path)
+        if name not in pads:
+            return leaf
+        done.add(name)
+        value, length = pads[name]
+        if leaf.ndim < 2 or leaf.shape[1] > length:
+            raise ValueError(
+                f"leaf {name!r} has shape {list(leaf.shape)}, but pad= declares rows of length {length}; "
+                "truncate the rows or declare the longest length that occurs"
+            )
+        missing = length - leaf.shape[1]
+        if not missing:
+            return leaf
+        return torch.cat([leaf, leaf.new_full((leaf.shape[0], missing, *leaf.shape[2:]), value)], 1)
+
+    padded = pytree.tree_map_with_path(one, batch)
+    if unknown := set(pads) - done:
+        raise ValueError(f"pad= names {sorted(unknown)}, but the leaves are {[name for name, _ in named(batch)]}")
+    return padded
+
+
+def trim(batch: Batch, pads: Mapping[str, Pad], width: int) -> Batch:
+    """The padded leaves cut to `width`."""
+    names = iter([name for name, _ in named(batch)])
+    return map_leaves(lambda leaf: leaf[:, :width] if next(names) in pads else leaf, batch)
+
+
+def flat(tree: Any, name: str = "") -> dict[str, Tensor]:
+    """A flat `{path: tensor}`; NamedTuples write their kind into the path, so that kinds can be compared."""
+    if isinstance(tree, Tensor):
+        return {name: tree}
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        name = f"{name}:{type(tree).__name__}"
+        if not tree._fields:
+            return {name: torch.empty(0)}
+        pairs = [(f"{name}/{field}", value) for field, value in zip(tree._fields, tree, strict=True)]
+    elif isinstance(tree, Mapping):
+        pairs = [(f"{name}/{key}", value) for key, value in tree.items()]
+    elif isinstance(tree, list | tuple):
+        pairs = [(f"{name}/{position}", value) for position, value in enumerate(tree)]
+    else:
+        raise ValueError(f"{name} is a {type(tree).__name__}; a state holds tensors only")
+    return {path: leaf for key, value in pairs for path, leaf in flat(value, key).items()}
+
+
+def unflat(template: Any, values: Mapping[str, Tensor]) -> Any:
+    """The inverse of `flat`, into the template's structure."""
+    names = iter(flat(template))
+    if isinstance(template, Tensor):
+        return values[next(names)]
+    return _unflat(template, values, "")
+
+
+def _unflat(tree: Any, values: Mapping[str, Tensor], name: str) -> Any:
+    if isinstance(tree, Tensor):
+        return values[name]
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        name = f"{name}:{type(tree).__name__}"
+        parts = zip(tree._fields, tree, strict=True)
+        return type(tree)(*(_unflat(value, values, f"{name}/{field}") for field, value in parts))
+    if isinstance(tree, Mapping):
+        return {key: _unflat(value, values, f"{name}/{key}") for key, value in tree.items()}
+    return type(tree)(_unflat(value, values, f"{name}/{position}") for position, value in enumerate(tree))
+
+
+def _step(step: Any) -> str:
+    for field in ("key", "idx", "name"):
+        if hasattr(step, field):
+            return str(getattr(step, field))
+    return str(step)
+
+
+def _shape(leaf: Any) -> list[int]:
+    return [len(leaf)] if isinstance(leaf, Objects) else list(leaf.shape)
