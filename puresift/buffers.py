@@ -68,7 +68,18 @@ def refill(buffer: Buffer, kept: Kept) -> Buffer:
 
 
 def full(buffer: Buffer) -> Tensor:
-    """Bool[]: whether a batch may leave."""
+    """Whether a batch may leave.
+
+    Args:
+        buffer: any.
+
+    Returns:
+        Bool[].
+
+    Example:
+        >>> full(empty(torch.zeros(4), batch_size=2))
+        tensor(False)
+    """
     return buffer.fill[0] >= buffer.fill[1]
 
 
@@ -126,6 +137,12 @@ def take(
 
     Raises:
         RuntimeError: the buffer is not full, or rows were lost because more came in than it has slots.
+
+    Example:
+        >>> rows = torch.arange(3.0)
+        >>> buffer = refill(empty(rows, batch_size=2), Kept(rows, rows + 1, rows < 2))
+        >>> take(buffer, 2)[1]
+        (tensor([0., 1.]), tensor([1., 2.]))
     """
     check(buffer, window * batch_size)
     return pop(buffer, batch_size, window=window, order=order)

@@ -33,6 +33,9 @@ def join(infos: Sequence[Info], device: torch.device | None = None) -> Info:
 def summarize(info: Info) -> dict[str, float]:
     """One info as plain numbers; reads the tensors, so it synchronises.
 
+    Args:
+        info: from a step or a stream.
+
     Returns:
         seen, scored, kept (rows); keep (the realised fraction), planned (the mean probability); loss and kept_loss
         (means, in the loss's unit); threshold (the smallest kept loss); ess (the effective sample size of the kept

@@ -37,7 +37,7 @@ def peek(loader: Iterable[Batch]) -> Batch:
             raise ValueError("the loader is empty: it gave no first batch") from None
 
 
-class epochs(Iterable[Batch]):  # noqa: N801 - reads as a factory, like its neighbours
+class epochs(Iterable[Batch]):
     """Several epochs of a loader as one stream of pools; `set_epoch` is called where there is one.
 
     Args:
@@ -56,7 +56,7 @@ class epochs(Iterable[Batch]):  # noqa: N801 - reads as a factory, like its neig
         self.loader, self.n = _again(loader), settings.count("n", n)
 
     def __len__(self) -> int:
-        return self.n * len(self.loader)  # type: ignore[arg-type]
+        return self.n * len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
         return read(self, 0)
@@ -68,13 +68,22 @@ def read(loader: Iterable[Batch], skip: int) -> Iterator[Batch]:
         yield from _behind(loader, skip)[0]
         return
     source = loader.loader
+    length = size(source)
     for epoch in range(loader.n):
-        if hasattr(source, "__len__") and skip >= len(source):
-            skip -= len(source)
+        if length is not None and skip >= length:
+            skip -= length
             continue
         _set_epoch(source, epoch)
         pools, skip = _behind(source, skip)
         yield from pools
+
+
+def size(loader: Iterable[Batch]) -> int | None:
+    """The loader's length; None where it has none, which a DataLoader over a stream only says when asked."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _behind(loader: Iterable[Batch], skip: int) -> tuple[Iterator[Batch], int]:

@@ -46,7 +46,7 @@ class RelativeState(NamedTuple):
     """The last losses, in a ring."""
 
     history: Tensor  # Float[history]
-    count: Tensor  # Int64[], losses seen so far
+    seen: Tensor  # Int64[], losses so far
 
 
 def relative(keep: Number | None = None, *, beta: Number | None = None, history: int = 1024) -> Rule:
@@ -82,10 +82,9 @@ def relative(keep: Number | None = None, *, beta: Number | None = None, history:
     """
     if (keep is None) == (beta is None):
         raise ValueError("give exactly one of keep (the planned fraction) and beta (keep = 1 / (1 + beta))")
-    if beta is None:
-        settings.fraction("keep", keep)
-        exponent = 1 / keep - 1
-    else:
+    if keep is not None:
+        exponent = 1 / settings.fraction("keep", keep) - 1
+    elif beta is not None:
         exponent = settings.nonnegative("beta", beta, cure="keep = 1 / (1 + beta)")
     settings.count("history", history)
 
@@ -95,10 +94,12 @@ def relative(keep: Number | None = None, *, beta: Number | None = None, history:
     def select(state: RelativeState, losses: Losses, **columns: Any) -> tuple[RelativeState, Odds]:
         losses, size = losses.float(), losses.shape[0]
         if size > history:
-            raise ValueError(f"a pool of {size} losses does not fit a history of {history}; pass history={size} or more")
-        slots = (state.count + torch.arange(size, device=losses.device)) % history
-        state = RelativeState(state.history.index_copy(0, slots, losses), state.count + size)
-        number = state.count.clamp(max=history)
+            raise ValueError(
+                f"a pool of {size} losses does not fit a history of {history}; pass history={size} or more"
+            )
+        slots = (state.seen + torch.arange(size, device=losses.device)) % history
+        state = RelativeState(state.history.index_copy(0, slots, losses), state.seen + size)
+        number = state.seen.clamp(max=history)
         below, upto = ranks(state.history.sort().values, losses)
         probs = _mean_power(below, upto, number, exponent)
         return state, Odds(probs, torch.ones_like(probs))

@@ -130,13 +130,10 @@ def per_row(losses: Losses, rows: int) -> Losses:
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside DDP, DataParallel and compile wrappers."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
-            model = model.module
-        else:
-            return model
+    inner: Any = getattr(model, "_orig_mod", None)
+    if type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
+        inner = model.module
+    return model if inner is None else unwrap(inner)
 
 
 class _Twin(nn.Module):
@@ -173,7 +170,7 @@ def _tensors(model: nn.Module, *, remove_duplicate: bool) -> list[tuple[str, Ten
 def _copy(model: nn.Module) -> nn.Module:
     """A deep copy without tensors or hooks: ties are kept and no memory is spent."""
     memo: dict[int, Any] = {}
-    for name, tensor in _tensors(model, remove_duplicate=True):
+    for _, tensor in _tensors(model, remove_duplicate=True):
         meta = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(meta, False) if isinstance(tensor, nn.Parameter) else meta
     for name, module in model.named_modules():
@@ -191,4 +188,3 @@ def _copy(model: nn.Module) -> nn.Module:
             f"the model cannot be copied for scoring ({error}); a module that caches a computed tensor is the usual "
             "cause: clear the cache before sifting, or compute it in forward"
         ) from error
-

@@ -9,8 +9,23 @@ import torch
 from torch import Tensor
 
 from puresift import buffers, draws, keys, scores, settings, trees
-from puresift.types import Batch, Buffer, Draw, Info, Kept, Key, Losses, Odds, Pad, Params, Rule, Score, ScoreFn
-from puresift.types import Sifter, SiftState
+from puresift.types import (
+    Batch,
+    Buffer,
+    Draw,
+    Info,
+    Kept,
+    Key,
+    Losses,
+    Odds,
+    Pad,
+    Params,
+    Rule,
+    Score,
+    ScoreFn,
+    Sifter,
+    SiftState,
+)
 
 Column = Callable[[Batch], Tensor]
 _RESERVED = ("signal", "nonfinite")
@@ -75,7 +90,9 @@ def sifter(
         raise ValueError(f'nonfinite must be "raise", "drop" or "keep", got {nonfinite!r}')
     if window is not None and bucket is None:
         raise ValueError("window= sorts rows by length, so it needs bucket=, a function batch -> Int[B]")
-    span = batch_size * settings.count("window", window or (8 if bucket else 1))
+    if window is None:
+        window = 8 if bucket else 1
+    span = batch_size * settings.count("window", window)
     columns, pads = dict(columns or {}), dict(pad or {})
     if taken := set(columns) & set(_RESERVED):
         raise ValueError(f"columns= may not use the names {sorted(taken)}")
@@ -88,13 +105,11 @@ def sifter(
         rows = trees.pad(trees.numbered(trees.plain(batch)), pads)
         if not trees.batch_size(rows):
             raise ValueError("the first batch has no rows")
-        buffer = buffers.empty(rows, batch_size, window=span // batch_size)
+        buffer = buffers.empty(rows, batch_size, window=window)
         state = SiftState(memory.init(), rule.init(), buffer, key, torch.zeros((), dtype=torch.int64))
         return trees.to(state, buffer.fill.device)
 
-    def step(
-        state: SiftState, params: Params | Callable[[], Params] | None, batch: Batch
-    ) -> tuple[SiftState, Info]:
+    def step(state: SiftState, params: Params | Callable[[], Params] | None, batch: Batch) -> tuple[SiftState, Info]:
         batch = trees.plain(batch)
         rows = trees.pad(trees.to(trees.numbered(batch), state.step.device), pads)
         size = trees.batch_size(rows)
@@ -140,7 +155,7 @@ def sifter(
             longest = widths(state)
             width = int(longest[(span - left) // batch_size]) if len(longest) else 0
         order = _order(state)[1] if bucket is not None else None
-        buffer, (batch, weights) = buffers.pop(state.buffer, batch_size, window=span // batch_size, order=order)
+        buffer, (batch, weights) = buffers.pop(state.buffer, batch_size, window=window, order=order)
         batch = trees.resolved(batch, buffer.rows) if trees.serial(batch) else batch
         if width and pads:
             batch = trees.trim(batch, pads, width)
@@ -152,7 +167,7 @@ def sifter(
         lengths = bucket(state.buffer.rows)[slots]
         # The shuffle must not change while the window leaves, so it hangs on nothing but what lies in the window.
         name = (lengths * torch.arange(1, span + 1, device=lengths.device)).sum()
-        shuffle = keys.uniform(keys.fold_in(state.key, name), span // batch_size)
+        shuffle = keys.uniform(keys.fold_in(state.key, name), window)
         return slots, buffers.by_length(lengths, batch_size, shuffle)
 
     def widths(state: SiftState) -> Tensor:

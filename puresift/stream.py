@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from puresift import settings, trees
 from puresift.buffers import full
 from puresift.metrics import join
-from puresift.pools import epochs, read
+from puresift.pools import epochs, read, size
 from puresift.rules import ranks
 from puresift.scores import unwrap
 from puresift.types import Batch, Info, Losses, Params, ScoreFn, Sifted, Sifter, SiftState
@@ -80,8 +80,8 @@ def sift(
         An iterator of `Sifted(batch, weights, state, info)` with the newest `state`, and `observe(losses)`.
 
     Raises:
-        ValueError: here, when the place in an unsized loader is unknown; while running, when a loss is not finite (under
-            that policy), a batch does not fit, or the loader ends before it gave a batch.
+        ValueError: here, when the place in an unsized loader is unknown; while running, when a loss is not
+            finite (under that policy), a batch does not fit, or the loader ends before it gave a batch.
 
     Example:
         >>> import puresift as ps
@@ -93,13 +93,13 @@ def sift(
     """
     if skip is None:
         begun = int(state.step)
-        sized = hasattr(loader, "__len__")
-        if begun and not sized and not isinstance(loader, epochs):
+        length = None if isinstance(loader, epochs) else size(loader)
+        if begun and length is None and not isinstance(loader, epochs):
             raise ValueError(
                 f"the state has read {begun} pools, but the loader has no length to find its place by; pass skip=0 "
                 f"if it already stands where it should, or skip={begun} to pass over what was read"
             )
-        skip = begun if not sized or isinstance(loader, epochs) else begun % max(len(loader), 1)  # type: ignore[arg-type]
+        skip = begun % length if length else begun
     return Stream(sifter, state, params, loader, settings.count("skip", skip, least=0))
 
 
@@ -256,5 +256,5 @@ def _rank_correlation(one: Tensor, other: Tensor) -> float:
         return 1.0
     if not bool(other.isfinite().all()):
         return float("nan")
-    middle = [sum(ranks(losses.sort().values, losses)).double() for losses in (one, other)]
+    middle = [torch.stack(ranks(losses.sort().values, losses)).sum(0).double() for losses in (one, other)]
     return float(torch.corrcoef(torch.stack(middle))[0, 1].nan_to_num(0.0))

@@ -65,7 +65,8 @@ def carry(rows: Batch, old: Batch, batch: Batch, held: Tensor) -> None:
     def one(fresh: Any, stale: Any, leaf: Any) -> None:
         if isinstance(fresh, Serial):
             known = {**_owned(stale), **dict(zip(leaf.numbers.tolist(), leaf, strict=True))}
-            fresh.number.objects = {number: known[number] for number in fresh.number[held].tolist()}
+            owned = {number: known[number] for number in fresh.number[held].tolist()}
+            fresh.number.__dict__["objects"] = owned
 
     pytree.tree_map(one, rows, old, batch, is_leaf=lambda node: isinstance(node, Serial))
 
@@ -151,8 +152,8 @@ def like(batch: Batch, template: Batch) -> None:
     """
     ours, theirs = pytree.tree_structure(batch), pytree.tree_structure(template)
     if ours != theirs:
-        got, want = ([name for name, _ in named(tree)] for tree in (batch, template))
-        raise ValueError(f"a batch must keep the structure of the first one: leaves {want}, now {got}")
+        got, want = (f"{type(tree).__name__} of {[name for name, _ in named(tree)]}" for tree in (batch, template))
+        raise ValueError(f"a batch must keep the structure of the first one, a {want}; this one is a {got}")
     for (name, leaf), first in zip(named(batch), leaves(template), strict=True):
         if leaf.dtype != first.dtype:
             raise ValueError(f"leaf {name!r} was {first.dtype} in the first batch and is {leaf.dtype} now; cast it")

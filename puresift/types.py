@@ -1,7 +1,7 @@
 """The nouns of puresift: named tuples of tensors, and the contracts their makers keep.
 
 Shape legend: B rows in a pool, C slots in a buffer, P the largest pool, W batches in a window.
-Every state is a NamedTuple of tensors with fixed shapes and dtypes for life. Settings live in closures, values in states.
+Every state is a NamedTuple of tensors with fixed shapes and dtypes for life; settings live in closures.
 """
 
 from __future__ import annotations

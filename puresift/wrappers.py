@@ -15,7 +15,7 @@ class DelayState(NamedTuple):
     """The wrapped rule's state, and the pools seen."""
 
     inner: Any
-    count: Tensor  # Int64[]
+    seen: Tensor  # Int64[]
 
 
 def delay(rule: Rule, steps: int) -> Rule:
@@ -49,11 +49,11 @@ def delay(rule: Rule, steps: int) -> Rule:
 
     def select(state: DelayState, losses: Losses, **columns: Any) -> tuple[DelayState, Odds]:
         inner, odds = rule.select(state.inner, losses, **columns)
-        active = state.count >= steps
-        return DelayState(where(active, inner, state.inner), state.count + 1), passing(active, odds)
+        active = state.seen >= steps
+        return DelayState(where(active, inner, state.inner), state.seen + 1), passing(active, odds)
 
     def wants(state: DelayState) -> Tensor:
-        return (state.count >= steps) & rule.wants(state.inner).to(state.count.device)
+        return (state.seen >= steps) & rule.wants(state.inner).to(state.seen.device)
 
     return Rule(init, select, wants)
 

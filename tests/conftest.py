@@ -1,0 +1,9 @@
+"""Hypothesis profiles: `fast` by default, `--hypothesis-profile=thorough` for ten times as many examples."""
+
+from hypothesis import HealthCheck, settings
+
+# The first torch call takes longer than any deadline, and a compile law more than a health check allows.
+common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
+settings.register_profile("fast", max_examples=25, derandomize=True, **common)
+settings.register_profile("thorough", max_examples=250, **common)
+settings.load_profile("fast")

@@ -1,0 +1,90 @@
+"""What is particular to a rule; the rest is law."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import puresift as ps
+from tests.strategies import losses
+
+
+def select(rule, pool, state=None):
+    return rule.select(rule.init() if state is None else state, pool)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 10.0])
+@pytest.mark.parametrize("kind", ["distinct", "tied", "equal"])
+def test_relative_keeps_the_plan_from_the_first_pool_on(beta, kind):
+    pool = ps.keys.uniform(ps.key(1), 16)
+    pool = {"distinct": pool, "tied": (pool * 4).floor(), "equal": torch.ones(16)}[kind]
+    _, odds = select(ps.relative(beta=beta), pool)
+    assert float(odds.probs.mean()) == pytest.approx(1 / (1 + beta), abs=0.002)
+
+
+@given(pool=losses(st.integers(1, 30)), beta=st.sampled_from([0.25, 1.0, 3.0]))
+def test_relative_is_the_formula_in_plain_python(pool, beta):
+    history = ps.keys.uniform(ps.key(1), 30).tolist() + pool.tolist()
+    rule = ps.relative(beta=beta, history=50)
+    state, _ = select(rule, torch.tensor(history[:30]))
+    _, odds = select(rule, pool, state)
+    recent = torch.tensor(history[-50:]).tolist()
+    for loss, p in zip(pool.tolist(), odds.probs.tolist(), strict=True):
+        below, equal, n = sum(h < loss for h in recent), recent.count(loss), len(recent)
+        if equal == 1:
+            expected = ((below + 0.5) / n) ** beta
+        else:
+            grid = [(below + equal * (i + 0.5) / 2000) / n for i in range(2000)]
+            expected = sum(u**beta for u in grid) / 2000
+        assert p == pytest.approx(expected, rel=2e-4, abs=1e-7)
+
+
+def test_relative_forgets_what_is_older_than_its_history():
+    rule = ps.relative(keep=0.5, history=4)
+    state, _ = select(rule, torch.tensor([100.0, 200.0, 300.0, 400.0]))
+    state, odds = select(rule, torch.arange(4.0), state)
+    assert odds.probs.tolist() == [0.125, 0.375, 0.625, 0.875]
+    assert sorted(state.history.tolist()) == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_setting_can_be_vmapped():
+    pool = ps.keys.uniform(ps.key(1), 32)
+    keeps = torch.tensor([0.2, 0.5, 1.0])
+    means = torch.func.vmap(lambda keep: select(ps.relative(keep), pool)[1].probs.mean())(keeps)
+    torch.testing.assert_close(means, keeps, atol=0.002, rtol=0)
+
+
+@given(pool=losses(), keep=st.floats(0.01, 1))
+def test_top_plans_its_count_exactly_and_only_the_boundary_is_a_fraction(pool, keep):
+    _, odds = select(ps.top(keep), pool)
+    assert float(odds.probs.double().sum()) == pytest.approx(keep * len(pool), rel=1e-5)
+    assert len(odds.probs[(odds.probs > 0) & (odds.probs < 1)].unique()) <= 1
+
+
+@pytest.mark.parametrize("keep", [0, 1.5, -0.1, float("nan"), True, "half"])
+@pytest.mark.parametrize("factory", [ps.uniform, ps.relative, ps.top])
+def test_keep_out_of_range_is_refused(factory, keep):
+    with pytest.raises(ValueError, match=r"keep must be in \(0, 1\], got "):
+        factory(keep=keep)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"beta": -1.0}, r"beta must be in \[0, inf\), got -1.0; keep = 1 / \(1 \+ beta\)"),
+        ({"beta": float("inf")}, r"beta must be in \[0, inf\)"),
+        ({}, "exactly one of keep"),
+        ({"keep": 0.5, "beta": 1.0}, "exactly one of keep"),
+        ({"keep": 0.5, "history": 0}, "history must be a whole number >= 1, got 0"),
+        ({"keep": 0.5, "history": 8.0}, "history must be a whole number"),
+        ({"keep": torch.ones(2)}, "0-d float tensor"),
+    ],
+)
+def test_bad_settings_of_relative_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        ps.relative(**settings)
+
+
+def test_a_pool_longer_than_the_history_is_refused():
+    with pytest.raises(ValueError, match="a pool of 9 losses does not fit a history of 8; pass history=9 or more"):
+        select(ps.relative(keep=0.5, history=8), torch.zeros(9))

@@ -1,0 +1,300 @@
+"""The composition: pure, compiled in one frame, and explicit about what does not fit."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import puresift as ps
+from puresift import buffers
+from tests import laws
+from tests.laws import DRAWS, MEMBERS
+from tests.strategies import cross_entropy, data, loader, net
+
+
+def build(rule=None, **settings):
+    settings = {"batch_size": 8, **settings}
+    return ps.sifter(ps.batched(net(), cross_entropy), rule or ps.relative(keep=0.5, history=64), **settings)
+
+
+def drain(sifter, state):
+    batches = []
+    while bool(ps.full(state.buffer)):
+        state, taken = sifter.take(state)
+        batches.append(taken)
+    return state, batches
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("member", MEMBERS)
+def test_step_is_pure_and_keeps_its_layout(member, draw):
+    sifter = build(MEMBERS[member]().rule, draw=DRAWS[draw])
+    params, pool = ps.live(net(1))(), data(16).tensors
+    state = sifter.init(ps.key(0), pool)
+    for _ in range(3):
+        with laws.untouched(state, params, pool):
+            after, info = sifter.step(state, params, pool)
+        assert laws.equal((after, info), sifter.step(state, params, pool))
+        laws.same_layout(state, after)
+        laws.odds_are_odds(info.odds, 16)
+        assert int(after.step) == int(state.step) + 1
+        state, _ = drain(sifter, after)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("member", MEMBERS)
+def test_step_compiles_in_one_frame_and_vmaps_over_states(member, draw):
+    sifter = build(MEMBERS[member]().rule, draw=DRAWS[draw])
+    params, pool = ps.live(net(1))(), data(16).tensors
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(sifter.step, fullgraph=True, backend=counter)
+    states = [sifter.init(ps.key(0), pool)]
+    for _ in range(3):
+        expected = sifter.step(states[-1], params, pool)
+        assert laws.equal(compiled(states[-1], params, pool), expected)
+        states.append(drain(sifter, expected[0])[0])
+    assert counter.frame_count == 1
+    together = torch.func.vmap(sifter.step, in_dims=(0, None, None))(laws.stack(*states), params, pool)
+    for row, state in enumerate(states):
+        one = laws.leaves(sifter.step(state, params, pool))
+        for tensor, tensors in zip(one, laws.leaves(together), strict=True):
+            torch.testing.assert_close(tensors.expand(4, *tensor.shape)[row], tensor, rtol=0, atol=0, equal_nan=True)
+
+
+def test_the_verbs_by_hand_are_the_step():
+    score, rule = ps.batched(net(), cross_entropy), ps.relative(keep=0.5)
+    sifter = ps.sifter(score, rule, batch_size=8)
+    params, pool = ps.live(net(1)), data(16).tensors
+    state = sifter.init(ps.key(3), pool)
+    after, info = sifter.step(state, params, pool)
+
+    losses = score(params, pool)
+    ruled, odds = rule.select(state.rule, losses)
+    mask = ps.bernoulli(ps.keys.fold_in(state.key, state.step), odds.probs)
+    buffer = ps.refill(state.buffer, ps.Kept(pool, odds.weights, mask))
+    assert laws.equal((ruled, buffer), (after.rule, after.buffer))
+    assert laws.equal(ps.Info(losses, odds, mask, {}), info._replace(extra={}))
+
+
+def test_columns_reach_the_rule_and_the_info():
+    seen = {}
+
+    def select(state, losses, **columns):
+        seen.update(columns)
+        return ps.top(keep=0.5).select(state, losses)
+
+    rule = ps.top(keep=0.5)._replace(select=select)
+    sifter = build(rule, columns={"group": lambda batch: batch[1]})
+    pool = data(16).tensors
+    _, info = sifter.step(sifter.init(ps.key(0), pool), ps.live(net()), pool)
+    assert torch.equal(seen["group"], pool[1])
+    assert torch.equal(info.extra["group"], pool[1])
+
+
+@pytest.mark.parametrize("policy", ["raise", "drop", "keep"])
+def test_non_finite_losses_follow_the_declared_policy(policy):
+    sifter = ps.sifter(lambda params, x: x, ps.relative(keep=0.5), batch_size=4, nonfinite=policy)
+    pool = torch.tensor([0.1, float("nan"), 0.5, float("inf"), 0.9, float("-inf")])
+    state, info = sifter.step(sifter.init(ps.key(0), pool), {}, pool)
+    assert info.extra["nonfinite"].tolist() == [3]
+    assert int(info.extra["signal"][2]) == (3 if policy == "raise" else 0)
+    assert info.mask[[1, 3, 5]].tolist() == [policy == "keep"] * 3
+    assert bool(state.rule.history[:6].isfinite().all())
+    assert sorted(state.rule.history[:6].tolist()) == pytest.approx([0.1, 0.5, 0.5, 0.5, 0.5, 0.9])
+    laws.odds_are_odds(info.odds, 6)
+
+
+def test_a_pool_of_nothing_but_nan_leaves_the_state_sane():
+    sifter = ps.sifter(lambda params, x: x, ps.relative(keep=0.5), batch_size=4, nonfinite="drop")
+    pool = torch.full((4,), torch.nan)
+    state, info = sifter.step(sifter.init(ps.key(0), pool), {}, pool)
+    assert not bool(info.mask.any())
+    assert state.rule.history[:4].tolist() == [0.0] * 4
+
+
+def test_a_score_free_arm_never_scores():
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=4)
+    pool = torch.arange(8)
+    state, info = sifter.step(sifter.init(ps.key(0), pool), None, pool)
+    assert bool(info.losses.isnan().all())
+    assert [batch.tolist() for batch, _ in drain(sifter, state)[1]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_params_as_a_callable_are_asked_only_where_scores_are_wanted():
+    asked = []
+    sifter = ps.sifter(lambda params, x: x, ps.delay(ps.top(keep=0.5), steps=1), batch_size=4)
+    pool = torch.arange(4.0)
+    state = sifter.init(ps.key(0), pool)
+    for expected in (0, 1, 2):
+        state, _ = sifter.step(state, lambda: asked.append(1) or {}, pool)
+        assert len(asked) == expected
+
+
+def ragged(lengths):
+    width = max(lengths)
+    mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+    return {"ids": mask * torch.arange(1, len(lengths) + 1)[:, None], "mask": mask}
+
+
+PADS = {"ids": ps.Pad(0, 10), "mask": ps.Pad(0, 10)}
+
+
+def mask_length(batch):
+    return batch["mask"].sum(1)
+
+
+def test_ragged_rows_leave_cut_to_their_longest():
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2, pad=PADS, length=mask_length)
+    state = sifter.init(ps.key(0), ragged([3, 2, 7, 5]))
+    state, _ = sifter.step(state, None, ragged([1, 2, 7, 5]))
+    state, _ = sifter.step(state, None, ragged([4]))
+    _, batches = sifter.flush(state)
+    assert [batch["ids"].shape for batch, _ in batches] == [(2, 2), (2, 7), (1, 4)]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 10), min_size=24, max_size=24),
+    seed=st.integers(0, 9),
+    sizes=st.sampled_from([(8,), (3, 5), (8, 1)]),
+)
+def test_bucketed_rows_leave_in_batches_of_like_length_and_none_is_lost(lengths, seed, sizes):
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2, pad=PADS, bucket=mask_length, window=3)
+    widest = ragged([10] * 8)
+    state, left, at = sifter.init(ps.key(seed), widest), [], 0
+    while at < 24:
+        part = lengths[at : at + sizes[len(left) % len(sizes)]]
+        pool = ragged([*part, 10])  # the last row only fixes the width
+        pool = {
+            name: leaf[: len(part)] + (at if name == "ids" else 0) * pool["mask"][: len(part)]
+            for name, leaf in pool.items()
+        }
+        state, _ = sifter.step(state, None, pool)
+        at += len(part)
+        state, batches = drain(sifter, state)
+        left += batches
+    _, rest = sifter.flush(state)
+    numbers = [[int(row.max()) - 1 for row in batch["ids"]] for batch, _ in left + rest]
+    assert sorted(sum(numbers, [])) == list(range(24))
+    for batch, _ in left + rest:
+        assert batch["ids"].shape[1] == int(batch["mask"].sum(1).max())
+    for at in range(0, len(left), 3):
+        window = numbers[at : at + 3]
+        assert sorted(sum(window, [])) == list(range(at * 2, at * 2 + 6)), "rows must not cross windows"
+        spans = sorted((min(lengths[n] for n in batch), max(lengths[n] for n in batch)) for batch in window)
+        assert all(high <= low for (_, high), (low, _) in itertools.pairwise(spans))
+
+
+def test_a_window_survives_steps_while_it_is_open():
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2, pad=PADS, bucket=mask_length, window=2)
+    state = sifter.init(ps.key(0), ragged([10, 1, 1, 1]))
+    state, _ = sifter.step(state, None, ragged([4, 1, 3, 2]))
+    state, (first, _) = sifter.take(state)
+    state, _ = sifter.step(state, None, ragged([9, 9]))
+    state, (second, _) = sifter.take(state)
+    assert sorted(first["mask"].sum(1).tolist() + second["mask"].sum(1).tolist()) == [1, 2, 3, 4]
+    assert not bool(ps.full(state.buffer))
+    assert buffers.held_slots(state.buffer).shape == (2,)
+
+
+def test_objects_ride_along():
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2)
+    pools = [{"text": ["a", "b", "c"], "x": torch.arange(3)}, {"text": ["d", "e"], "x": torch.arange(3, 5)}]
+    state = sifter.init(ps.key(0), pools[0])
+    state, _ = sifter.step(state, None, pools[0])
+    fork, _ = sifter.take(state)
+    state, batches = drain(sifter, state)
+    state, _ = sifter.step(state, None, pools[1])
+    state, more = drain(sifter, state)
+    _, rest = sifter.flush(state)
+    assert [batch["text"] for batch, _ in batches + more + rest] == [["a", "b"], ["c", "d"], ["e"]]
+    assert sifter.flush(fork)[1][0][0]["text"] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"batch_size": 0}, "batch_size must be a whole number >= 1, got 0"),
+        ({"batch_size": 2.0}, "batch_size must be a whole number"),
+        ({"window": 4}, "window= sorts rows by length, so it needs bucket="),
+        ({"bucket": mask_length, "window": 0}, "window must be a whole number >= 1"),
+        ({"nonfinite": "ignore"}, 'nonfinite must be "raise", "drop" or "keep"'),
+        ({"columns": {"nonfinite": len}}, r"columns= may not use the names \['nonfinite'\]"),
+    ],
+)
+def test_bad_settings_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        build(**settings)
+
+
+def test_a_rule_that_looks_needs_a_score():
+    with pytest.raises(ValueError, match="this rule looks at losses, so it needs a score"):
+        ps.sifter(None, ps.top(keep=0.5), batch_size=2)
+
+
+@pytest.mark.parametrize(
+    ("pool", "words"),
+    [
+        (
+            {"x": torch.zeros(4, 5), "y": torch.zeros(4)},
+            r"'x' had rows of shape \[3\] .* and has \[5\]",
+        ),
+        ({"x": torch.zeros(4, 5), "y": torch.zeros(4)}, r"pad=\{'x': ps.Pad\(value=0, length=...\)\}"),
+        ({"x": torch.zeros(4, 3).double(), "y": torch.zeros(4)}, "'x' was torch.float32 .* is torch.float64 now; cast"),
+        ({"x": torch.zeros(4, 3)}, r"first one, a dict of \['x', 'y'\]; this one is a dict of \['x'\]"),
+        ({"x": torch.zeros(5, 3), "y": torch.zeros(5)}, "a pool of 5 rows came in, but the sifter was built for 4"),
+        ({"x": torch.zeros(4, 3), "y": torch.zeros(3)}, r"share their leading dimension, got x \[4, 3\], y \[3\]"),
+    ],
+)
+def test_later_batches_that_do_not_fit_are_refused(pool, words):
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2)
+    state = sifter.init(ps.key(0), {"x": torch.zeros(4, 3), "y": torch.zeros(4)})
+    sifter.step(state, None, {"x": torch.zeros(2, 3), "y": torch.zeros(2)})  # fewer rows are normal
+    with pytest.raises(ValueError, match=words):
+        sifter.step(state, None, pool)
+
+
+def test_an_empty_first_batch_is_refused():
+    with pytest.raises(ValueError, match="the first batch has no rows"):
+        build().init(ps.key(0), torch.zeros(0, 3))
+
+
+@pytest.mark.parametrize("reduce", [torch.mean, lambda x: x.long(), lambda x: x[:2]], ids=["mean", "long", "short"])
+def test_any_score_is_checked(reduce):
+    sifter = ps.sifter(lambda params, x: reduce(x), ps.top(keep=0.5), batch_size=2)
+    with pytest.raises(ValueError, match="the loss"):
+        sifter.step(sifter.init(ps.key(0), torch.zeros(4)), {}, torch.zeros(4))
+
+
+def test_observing_needs_a_score_that_remembers():
+    state = build().init(ps.key(0), data(16).tensors)
+    with pytest.raises(ValueError, match="remembers nothing, so there is nothing to observe"):
+        build().observe(state, data(8).tensors, torch.zeros(8))
+
+
+def test_a_score_that_remembers_is_threaded_and_observed():
+    score = ps.Score(
+        init=lambda: torch.zeros(2),
+        apply=lambda state, params, x: (state + torch.tensor([1.0, 0.0]), x),
+        observe=lambda state, x, losses: state + torch.stack([torch.tensor(0.0), losses.sum()]),
+    )
+    sifter = ps.sifter(score, ps.top(keep=0.5), batch_size=2)
+    state, _ = sifter.step(sifter.init(ps.key(0), torch.zeros(4)), {}, torch.zeros(4))
+    state = sifter.observe(state, torch.zeros(2), torch.ones(2))
+    assert state.score.tolist() == [1.0, 2.0]
+
+
+def test_pools_may_come_from_a_loader_of_another_size_than_the_batches():
+    sifter = build(batch_size=5)
+    pools = list(loader(rows=40, batch_size=16))
+    state = sifter.init(ps.key(0), pools[0])
+    kept = 0
+    for pool in pools:
+        state, info = sifter.step(state, ps.live(net()), pool)
+        kept += int(info.mask.sum())
+        state, batches = drain(sifter, state)
+        kept -= 5 * len(batches)
+    assert kept == int(state.buffer.fill[0]) < 5

@@ -1,0 +1,90 @@
+"""Batches of any shape, and what is refused."""
+
+from collections import UserDict
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import puresift as ps
+from puresift import trees
+
+
+class Pair(NamedTuple):
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+leaf = st.just(torch.arange(3.0))
+batches = st.recursive(
+    leaf,
+    lambda inner: st.one_of(
+        st.dictionaries(st.sampled_from("abc"), inner, min_size=1),
+        st.lists(inner, min_size=1, max_size=3),
+        st.tuples(inner, inner),
+        st.builds(Pair, inner, inner),
+    ),
+    max_leaves=6,
+)
+
+
+@given(batch=batches)
+def test_flat_and_back(batch):
+    flat = trees.flat(batch)
+    assert len(flat) == len(trees.leaves(batch))
+    again = trees.unflat(batch, flat)
+    assert trees.flat(again).keys() == flat.keys()
+    assert type(again) is type(batch)
+
+
+@given(batch=batches)
+def test_plain_keeps_the_structure_and_rows_are_rows(batch):
+    assert trees.batch_size(trees.plain(batch)) == 3
+    assert all(leaf.tolist() == [2.0, 0.0] for leaf in trees.leaves(trees.index(batch, torch.tensor([2, 0]))))
+
+
+def test_any_mapping_becomes_a_dict():
+    batch = trees.plain(UserDict(x=torch.zeros(2), nested=UserDict(y=torch.ones(2))))
+    assert type(batch) is dict
+    assert type(batch["nested"]) is dict
+
+
+def test_padding_and_trimming_undo_each_other():
+    batch = {"ids": torch.ones(2, 3, dtype=torch.long), "label": torch.zeros(2)}
+    pads = {"ids": ps.Pad(9, 5)}
+    padded = trees.pad(batch, pads)
+    assert padded["ids"].tolist() == [[1, 1, 1, 9, 9]] * 2
+    assert torch.equal(trees.trim(padded, pads, 3)["ids"], batch["ids"])
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ({"x": torch.zeros(3), "y": torch.zeros(4)}, r"share their leading dimension, got x \[3\], y \[4\]"),
+        ({"x": torch.zeros(3), "t": torch.tensor(1.0)}, r"t \[\]; give every leaf one entry a row"),
+        ({"x": torch.zeros(3), "text": ["a", "b"]}, r"x \[3\], text \[2\]"),
+        ({}, "no tensor in it"),
+    ],
+)
+def test_leaves_that_do_not_share_rows_are_refused(batch, words):
+    with pytest.raises(ValueError, match=words):
+        trees.batch_size(trees.plain(batch))
+
+
+def test_a_leaf_of_another_type_is_refused():
+    with pytest.raises(ValueError, match="got a int in it; make it a tensor in the collate function"):
+        trees.plain({"x": torch.zeros(2), "n": 3})
+
+
+@pytest.mark.parametrize(
+    ("pads", "words"),
+    [
+        ({"ids": ps.Pad(0, 2)}, r"leaf 'ids' has shape \[2, 3\], but pad= declares rows of length 2; truncate"),
+        ({"idz": ps.Pad(0, 9)}, r"pad= names \['idz'\], but the leaves are \['ids'\]"),
+    ],
+)
+def test_bad_pads_are_refused(pads, words):
+    with pytest.raises(ValueError, match=words):
+        trees.pad({"ids": torch.zeros(2, 3)}, pads)
