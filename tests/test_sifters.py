@@ -65,6 +65,22 @@ def test_step_compiles_in_one_frame_and_vmaps_over_states(member, draw):
             torch.testing.assert_close(tensors.expand(4, *tensor.shape)[row], tensor, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own imports
+@pytest.mark.parametrize("member", MEMBERS)
+def test_step_compiles_with_inductor(member):
+    sifter = ps.sifter(lambda params, x: x * 1.0, MEMBERS[member]().rule, batch_size=8, draw=ps.systematic)
+    torch._dynamo.reset()
+    compiled = torch.compile(sifter.step, fullgraph=True)
+    state = sifter.init(ps.key(0), torch.zeros(16))
+    for seed in range(3):
+        pool = ps.keys.uniform(ps.key(seed), 16)
+        expected, answer = sifter.step(state, {}, pool), compiled(state, {}, pool)
+        for one, other in zip(laws.leaves(expected), laws.leaves(answer), strict=True):
+            torch.testing.assert_close(other, one)
+        state, _ = drain(sifter, expected[0])
+
+
 def test_the_verbs_by_hand_are_the_step():
     score, rule = ps.batched(net(), cross_entropy), ps.relative(keep=0.5)
     sifter = ps.sifter(score, rule, batch_size=8)

@@ -1,0 +1,197 @@
+"""The command line of models.train: what can be asked for, and every refusal in one line, before any training."""
+
+import argparse
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+import puresift as ps
+
+RATES = {"small": 5e-4, "minilm": 5e-5}  # from scratch; pretrained weights want less
+PRETRAINED_RATE = 3e-5
+KEEP = 0.5
+# What an arm without scores, or without a history, would silently ignore.
+IDLE = {
+    "none": ("keep", "beta", "history", "delay", "score_dtype"),
+    "uniform": ("history", "delay", "score_dtype"),
+    "top": ("history",),
+    "relative": (),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything that decides a run, resolved: no None but for `data` and `limit`, no "auto" but for `score_dtype`."""
+
+    data: str | None = None
+    model: str = "small"
+    sift: str = "relative"
+    keep: float = KEEP
+    history: int = 1024
+    delay: int = 0
+    score_dtype: str = "auto"
+    train_dtype: str = "float32"
+    epochs: int = 3
+    batch_size: int = 64
+    lr: float = RATES["small"]
+    max_length: int = 64
+    limit: int | None = None
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
+    save_every: int = 50
+    compare: bool = False
+
+    def rule(self) -> ps.Rule:
+        """The rule of the sifted arm, before any delay."""
+        if self.sift == "relative":
+            return ps.relative(keep=self.keep, history=self.history)
+        return ps.top(keep=self.keep) if self.sift == "top" else ps.uniform(keep=self.keep)
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"train: error: {' '.join(message.split())}\n")
+
+
+def parser() -> Parser:
+    p = Parser(
+        "python -m models.train",
+        description="Fine-tune a BERT on film reviews, training only on the sentences that still teach it something.",
+        argument_default=argparse.SUPPRESS,  # so that what was given can be told from what was not
+    )
+    add = p.add_argument
+    add("--data", metavar="WHAT", help="a TSV file, a folder of them or a hub name; left out: generated reviews")
+    add("--model", help="small (from scratch, default), minilm (pretrained), or any Hugging Face name or folder")
+    add("--sift", choices=[*IDLE], help="the rule (default: relative)")
+    add("--keep", type=float, help=f"planned fraction to train on, in (0, 1] (default: {KEEP})")
+    add("--beta", type=float, help="in place of --keep: keep = 1 / (1 + beta)")
+    add("--history", type=whole(1), help="losses that relative ranks against (default: 1024)")
+    add("--delay", type=whole(0), help="pools before sifting starts (default: 0)")
+    add("--score-dtype", choices=["auto", "float32", "bfloat16", "float16"],
+        help="auto (default) takes the faster of float32 and bfloat16, measured on the first batch")  # fmt: skip
+    add("--train-dtype", choices=["float32", "bfloat16"], help="bfloat16 trains under autocast (default: float32)")
+    add("--epochs", type=whole(1), help=f"passes over the candidates (default: {Options.epochs})")
+    add("--batch-size", type=whole(1), help="rows of a step, and of a pool of candidates (default: 64)")
+    add("--lr", type=float, help=f"peak rate (default: {RATES['small']} for small, else {PRETRAINED_RATE})")
+    add("--max-length", type=whole(3), help="longest sentence in tokens (default: 64)")
+    add("--limit", type=whole(2), help="use only the first so many training sentences")
+    add("--seed", type=whole(0), help="of data, weights, order, draws and dropout (default: 0)")
+    add("--device", help="auto (default: cuda where there is one), cpu, cuda, cuda:1 ...")
+    add("--threads", type=whole(1), help="CPU threads (default: as torch chooses)")
+    add("--save-every", type=whole(1), help="pools between checkpoints (default: 50)")
+    add("--compare", action=argparse.BooleanOptionalAction,
+        help="train four arms and print one table (default: when no --data, --sift or --resume is given)")  # fmt: skip
+    add("--out", metavar="FOLDER", help="the run folder (default: runs/ and the time)")
+    add("--resume", action="store_true", help="go on with the run in --out, with the same bits")
+    return p
+
+
+def whole(least: int) -> Any:
+    def number(text: str) -> int:
+        if not text.lstrip("+-").isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, got {text!r}")
+        return int(text)
+
+    return number
+
+
+def parse(argv: list[str] | None) -> tuple[Options, Path, bool]:
+    """The options, the run folder and whether to resume; ValueError says in words what does not go."""
+    given = vars(parser().parse_args(argv))
+    out, resume = given.pop("out", None), given.pop("resume", False)
+    sifts = "sift" in given
+    given = resolve(given)
+    if resume:
+        if out is None:
+            raise ValueError("--resume needs --out, the folder of the run to go on with")
+        return agreed(Path(out), given), Path(out), True
+    compare = given.setdefault("compare", not sifts and given.get("data") is None)
+    given.setdefault("lr", RATES.get(given.get("model", "small"), PRETRAINED_RATE))
+    given = resolve({"device": "auto"} | given)
+    options = Options(**{"threads": torch.get_num_threads()} | given)
+    if compare and options.sift in ("none", "uniform"):
+        raise ValueError(f"--compare sets a rule against no rule, but --sift is {options.sift}: choose relative or top")
+    if options.sift == "relative" and options.history < options.batch_size:
+        raise ValueError(
+            f"--history must be at least --batch-size, {options.batch_size}, got {options.history}: raise it"
+        )
+    folder = Path(out) if out is not None else Path("runs") / f"{options.model.split('/')[-1]}-{now()}"
+    if (folder / "summary.json").exists() or any(folder.glob("*/checkpoint.pt")):
+        raise ValueError(f"{folder} holds a run: go on with it by --resume, choose another --out, or remove it")
+    writable(folder)
+    return options, folder, False
+
+
+def resolve(given: dict[str, Any]) -> dict[str, Any]:
+    """The given options, checked one by one, in the form in which a run folder keeps them."""
+    given = dict(given)
+    sift = given.get("sift", "relative")
+    for name in IDLE[sift]:
+        if name in given and not (name == "delay" and given[name] == 0):
+            raise ValueError(f"--{name.replace('_', '-')} does nothing with --sift {sift}: leave it out")
+    if "beta" in given:
+        beta = given.pop("beta")
+        if "keep" in given:
+            raise ValueError("give --keep or --beta, not both: keep = 1 / (1 + beta)")
+        if not 0 <= beta < math.inf:
+            raise ValueError(f"--beta must be in [0, inf), got {beta}: keep = 1 / (1 + beta)")
+        given["keep"] = 1 / (1 + beta)
+    elif "keep" in given and not 0 < given["keep"] <= 1:
+        raise ValueError(f"--keep must be in (0, 1], got {given['keep']}: it is the fraction to train on")
+    if "lr" in given and not 0 < given["lr"] < math.inf:
+        raise ValueError(f"--lr must be a number above 0, got {given['lr']}")
+    if given.get("data") is not None and Path(given["data"]).expanduser().exists():
+        given["data"] = str(Path(given["data"]).expanduser().resolve())  # the run may be resumed from elsewhere
+    if "device" in given:
+        given["device"] = device(given["device"])
+    return given
+
+
+def device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        has = "cpu and cuda" if torch.cuda.is_available() else "cpu"
+        raise ValueError(f"--device {name} is not available here: choose {has}, or auto") from error
+    return name
+
+
+def agreed(folder: Path, given: dict[str, Any]) -> Options:
+    """The options of the run in `folder`, if what was given along with --resume says nothing else."""
+    if not (folder / "config.json").is_file() or not [*folder.glob("*/checkpoint.pt")]:
+        raise ValueError(f"--resume: no checkpoint in {folder}: check --out, or start the run without --resume")
+    config = json.loads((folder / "config.json").read_text())
+    try:
+        options = Options(**{f.name: config[f.name] for f in fields(Options)})
+    except KeyError as error:
+        raise ValueError(f"{folder}/config.json has no entry {error}: another version wrote it; start afresh") from None
+    for name, value in given.items():
+        ours = asdict(options)[name]
+        if value != ours:
+            raise ValueError(
+                f"--{name.replace('_', '-')} {value} disagrees with the run in {folder}, which has {ours}: "
+                "leave it out, or start a new run in another --out"
+            )
+    return options
+
+
+def writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written to, without making it yet."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ValueError(f"--out {folder} cannot be written: {place} is no folder you may write to; choose another")
+
+
+def now() -> str:
+    return datetime.now().strftime("%Y%m%d-%H%M%S")

@@ -1,0 +1,223 @@
+"""The files of a run: written so that a kill at any moment leaves either the old ones or the new ones."""
+
+import json
+import math
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+BINS = torch.logspace(-4, 1.25, 169)  # edges for losses, in nats; what lies outside is counted at the ends
+
+
+@dataclass
+class Tally:
+    """What an arm counts. All of it goes into the checkpoint, so that a resumed arm counts on."""
+
+    pool: int = 0  # candidates read, in pools
+    step: int = 0  # optimizer steps
+    scored: int = 0  # rows
+    trained: int = 0  # rows
+    seconds: float = 0.0  # of training; evaluating and saving excluded
+    eval_seconds: float = 0.0
+    score_seconds: float = 0.0
+    train_seconds: float = 0.0
+    histogram: Tensor = field(default_factory=lambda: torch.zeros(2, len(BINS) - 1, dtype=torch.int64))  # seen, kept
+    # Since the last line of metrics.jsonl:
+    loss: float = 0.0  # sum over steps
+    steps: int = 0
+    losses: Tensor = field(default_factory=lambda: torch.empty(0))  # of the candidates
+    mask: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+
+    @property
+    def phi(self) -> float | None:
+        """Time to score a sample over time to train on one; None before both were done."""
+        if not self.scored or not self.trained:
+            return None
+        return (self.score_seconds / self.scored) / (self.train_seconds / self.trained)
+
+    def saw(self, losses: Tensor, mask: Tensor) -> None:
+        losses, mask = losses.detach().float().cpu(), mask.cpu()
+        self.losses, self.mask = torch.cat([self.losses, losses]), torch.cat([self.mask, mask])
+        real = losses.isfinite()
+        for row, chosen in enumerate((real, real & mask)):
+            self.histogram[row] += torch.histogram(losses[chosen].clamp(BINS[0], BINS[-1]), BINS).hist.long()
+
+    def line(self, rate: float) -> dict[str, Any]:
+        """A line of metrics.jsonl, and a fresh start for the next one."""
+        real = self.losses.isfinite()
+        kept = self.losses[real & self.mask]
+        line = {
+            "pool": self.pool,
+            "step": self.step,
+            "loss": self.loss / self.steps if self.steps else None,
+            "keep": self.mask.float().mean().item() if len(self.mask) else None,
+            "phi": self.phi,
+            "threshold": kept.quantile(0.1).item() if len(kept) else None,
+            "kept_median": kept.median().item() if len(kept) else None,
+            "seen_median": self.losses[real].median().item() if real.any() else None,
+            "lr": rate,
+            "seconds": self.seconds,
+        }
+        self.loss, self.steps, self.losses, self.mask = 0.0, 0, self.losses[:0], self.mask[:0]
+        return line
+
+
+class Metrics:
+    """metrics.jsonl, cut at the length that the checkpoint knows: lines written after it are written again."""
+
+    def __init__(self, path: Path, size: int):
+        self.path = path
+        with open(path, "ab") as file:
+            file.truncate(size)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        with open(self.path, "ab") as file:
+            file.write((json.dumps(line) + "\n").encode())
+
+    def size(self) -> int:
+        """Bytes, all of them on the disk."""
+        with open(self.path, "ab") as file:
+            os.fsync(file.fileno())
+            return file.tell()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Write a file so that under its name there is always a whole one."""
+    beside = path.with_name(f".{path.name}.new")
+    with open(beside, "wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
+    replace(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def plain(content: Any) -> Any:
+    """NaN as null, which JSON knows."""
+    if isinstance(content, Mapping):
+        return {key: plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [plain(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    sift: dict[str, Tensor] | None,
+    tally: Tally,
+    metrics: Metrics,
+    score_dtype: str | None,
+) -> None:
+    """All that the next step needs, as tensors and plain numbers."""
+    content = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "sift": sift,
+        "tally": vars(tally),
+        "rng": rng(),
+        "metrics_bytes": metrics.size(),
+        "score_dtype": score_dtype,
+    }
+    replace(path, lambda file: torch.save(content, file))
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """What `save` wrote, on the CPU; None where nothing was."""
+    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+
+
+def rng() -> dict[str, Any]:
+    """The global generators, which dropout draws from."""
+    return {
+        "cpu": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+    }
+
+
+def set_rng(states: Mapping[str, Any]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+class Stop:
+    """The signal that asked to stop, 0 while none did."""
+
+    signal = 0
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Let SIGINT and SIGTERM finish the step; a second one ends at once."""
+    stop = Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.signal:
+            raise KeyboardInterrupt
+        stop.signal = number
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Progress:
+    """A bar where someone watches; elsewhere a line now and then."""
+
+    def __init__(self, name: str, total: int, done: int):
+        self.name, self.total = name, total
+        self.accuracy: float | None = None
+        self.bar = tqdm(desc=f"{name:>9}", total=total, initial=done, unit="pool") if sys.stderr.isatty() else None
+
+    def update(self, tally: Tally, keep: float | None) -> None:
+        if self.bar is None:
+            return
+        shown = {"accuracy": self.accuracy, "loss": tally.loss / tally.steps, "kept": keep, "phi": tally.phi}
+        self.bar.set_postfix(
+            {name: f"{value:.2f}" for name, value in shown.items() if value is not None}, refresh=False
+        )
+        self.bar.update(tally.pool - self.bar.n)
+
+    def say(self, line: Mapping[str, Any]) -> None:
+        self.accuracy = line["accuracy"]
+        shown = {name: line[name] for name in ("accuracy", "loss", "keep", "phi") if line[name] is not None}
+        text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        if self.bar is None:
+            left = line["seconds"] / line["pool"] * (self.total - line["pool"]) if line["pool"] else math.nan
+            more = f"  {left:.0f} s left" if left > 0 else ""
+            print(f"{self.name:>9}  pool {line['pool']}/{self.total}  {text}{more}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

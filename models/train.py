@@ -1,0 +1,436 @@
+"""Fine-tune a BERT on film reviews, training only on the sentences that still teach it something.
+
+    python -m models.train                      four arms on generated reviews, one table; minutes on two cores
+    python -m models.train --data reviews.tsv --model minilm --keep 0.25
+    python -m models.train --resume --out runs/small-20250101-120000
+
+Arms: `plain` trains on everything; `sifted` scores every candidate and trains on those the rule keeps; `random` keeps
+as many, unseen; `shortened` is plain with its schedule cut to what sifting cost, the arm that sifting has to beat.
+"""
+
+import copy
+import os
+import platform
+import random
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import puresift as ps
+from models import bert, costs, data, plots, runs
+from models.options import Options, Parser, parse
+from puresift import pools
+from puresift.stream import Stream
+
+WARM_UP = 0.06  # of the budget
+EVALUATIONS = 10  # in a run, on at most GLANCE test rows each; the last one on all of them
+GLANCE = 1000
+LINES = 100  # of metrics.jsonl, about
+ORDER = ("plain", "shortened", "random", "sifted")
+COLUMNS = ("arm", "accuracy %", "seconds", "seen", "scored", "trained", "phi", "k", "cost per candidate")
+
+
+class Job(NamedTuple):
+    """What the arms share."""
+
+    options: Options
+    folder: Path
+    model: nn.Module  # as built; every arm trains a copy
+    pad_id: int
+    train: data.Sentences
+    glance: list[dict[str, Tensor]]
+    test: list[dict[str, Tensor]]
+
+
+class Step(NamedTuple):
+    """One batch to train on, and the place in the candidates right after it."""
+
+    batch: dict[str, Tensor]
+    weights: Tensor | None  # None: the plain mean
+    pool: int  # candidates read, in pools
+    progress: float  # of the budget, which is counted in pools: the one number known beforehand
+    state: ps.SiftState | None
+    info: ps.Info | None
+
+
+def train(job: Job, arm: str, budget: int, score_dtype: str | None, stop: runs.Stop) -> dict[str, Any] | None:
+    """Train one arm on `budget` pools of candidates; None when told to stop, with everything saved."""
+    o, folder = job.options, job.folder / arm
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device(o.device)
+    torch.manual_seed(o.seed)  # dropout is the only one to draw from it
+    model = copy.deepcopy(job.model).to(device)
+    optimizer = adamw(model, o)
+    candidates = ps.epochs(loader(job), o.epochs)
+    tally = runs.Tally()
+
+    saved = runs.load(folder / "checkpoint.pt")
+    if saved:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        tally, score_dtype = runs.Tally(**saved["tally"]), saved["score_dtype"]
+
+    sifter: ps.Sifter | None = None
+    stream: Stream | None = None
+    state: ps.SiftState | None = None
+    if arm in ("sifted", "random"):
+        rule = ps.uniform(keep=o.keep) if arm == "random" else ps.delay(o.rule(), o.delay) if o.delay else o.rule()
+        score = costs.timed(scorer(model, score_dtype), tally, device) if score_dtype else None
+        sifter = compose(job, score, rule)
+        state = sifter.init(ps.key(o.seed), ps.peek(candidates.loader))
+        if saved:
+            state = ps.load_state_dict(state, saved["sift"])
+        stream = ps.sift(sifter, state, ps.live(model), candidates)
+
+    metrics = runs.Metrics(folder / "metrics.jsonl", saved["metrics_bytes"] if saved else 0)
+    checkpoint = partial(
+        runs.save, folder / "checkpoint.pt", model, optimizer, metrics=metrics, score_dtype=score_dtype
+    )
+    progress = runs.Progress(arm, budget, tally.pool)
+
+    def write(accuracy: float | None) -> None:
+        line = tally.line(optimizer.param_groups[0]["lr"]) | {"accuracy": accuracy}
+        metrics.write(line)
+        if accuracy is not None:
+            progress.say(line)
+
+    if not saved:
+        set_rate(optimizer, rate(o.lr, 0.0))
+        checkpoint(sift=flat(state), tally=tally)
+    if not tally.pool:
+        write(bert.evaluate(model, job.glance))
+    if saved:
+        runs.set_rng(saved["rng"])  # last of all, so that the next draw is the one that was due
+
+    laps = costs.Laps(device)
+    source = plain(candidates, tally.pool, budget, device)
+    if stream is not None and sifter is not None:
+        source = sifted(stream, sifter, budget)
+    for batch, weights, pool, done, now, info in source:
+        began = costs.clock(device)
+        loss = update(model, optimizer, batch, weights, o.train_dtype)
+        tally.train_seconds += costs.clock(device) - began
+        set_rate(optimizer, rate(o.lr, done))  # for the next step
+
+        before, tally.pool = tally.pool, pool
+        tally.step, tally.trained = tally.step + 1, tally.trained + len(batch["labels"])
+        tally.loss, tally.steps = tally.loss + loss, tally.steps + 1
+        if info is not None:
+            tally.saw(info.losses, info.mask)
+        progress.update(tally, info.mask.float().mean().item() if info is not None and len(info.mask) else None)
+        tally.seconds += laps.lap()  # from here on the clock of training stands still
+
+        if crossed(before, pool, budget / EVALUATIONS) and pool < budget:
+            write(bert.evaluate(model, job.glance))
+            tally.eval_seconds += laps.lap()
+        elif crossed(before, pool, max(budget / LINES, 1)):
+            write(None)
+        if stop.signal or crossed(before, pool, o.save_every):
+            checkpoint(sift=flat(now), tally=tally)
+        if stop.signal:
+            progress.close()
+            return None
+        laps.lap()
+
+    if stream is not None and sifter is not None:  # pools after the last batch were read too
+        state, _ = sifter.flush(stream.state)
+        tally.pool = int(state.step)
+    tally.seconds += laps.lap()
+    set_rate(optimizer, 0.0)
+    checkpoint(sift=flat(state), tally=tally)  # killed from here on, a run only evaluates again
+    laps.lap()
+    accuracy = bert.evaluate(model, job.test)
+    tally.eval_seconds += laps.lap()
+    summary = summarize(job, tally, accuracy, optimizer)
+    write(accuracy)
+    progress.close()
+    runs.write_json(folder / "summary.json", summary)
+    return summary
+
+
+def plain(candidates: ps.epochs, read: int, budget: int, device: torch.device) -> Iterator[Step]:
+    """The pools themselves, from number `read` on."""
+    for pool, batch in enumerate(pools.read(candidates, read), read + 1):
+        if pool > budget:
+            return
+        yield Step({name: leaf.to(device) for name, leaf in batch.items()}, None, pool, pool / budget, None, None)
+
+
+def sifted(stream: Stream, sifter: ps.Sifter, budget: int) -> Iterator[Step]:
+    """What the sifter keeps of them, to the last row."""
+    for batch, weights, state, info in stream:
+        yield Step(batch, weights, int(state.step), ps.progress(state, budget), state, info)
+    # Less than a batch is left. The rate has all but reached zero, so this is for the counts' sake: every row that was
+    # kept is trained on once.
+    state, rest = sifter.flush(stream.state)
+    for batch, weights in rest:
+        yield Step(batch, weights, int(state.step), ps.progress(state, budget), state, None)
+
+
+def update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], weights: Tensor | None, dtype: str
+) -> float:
+    """One step of training; the loss that it had."""
+    with torch.autocast(batch["labels"].device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        losses = bert.loss(model, batch)
+    loss = losses.mean() if weights is None else (weights * losses).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    value = loss.item()
+    if value - value != 0:
+        raise ValueError("the training loss is NaN or infinite: lower --lr")
+    return value
+
+
+def rate(peak: float, done: float) -> float:
+    """Linear up over the warm-up, linear down to zero; `done` is the fraction of the budget spent."""
+    return peak * min(done / WARM_UP, (1 - done) / (1 - WARM_UP))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = value
+
+
+def adamw(model: nn.Module, o: Options) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), o.lr)
+
+
+def loader(job: Job) -> Any:
+    return data.loader(job.train, job.options.batch_size, seed=job.options.seed)
+
+
+def scorer(model: nn.Module, dtype: str) -> Any:
+    return ps.autocast(ps.batched(model, bert.loss), getattr(torch, dtype))
+
+
+def compose(job: Job, score: Any, rule: ps.Rule) -> ps.Sifter:
+    """Rows wait padded to one length and leave cut to the longest of their batch, as a collate function would pad."""
+    longest = job.options.max_length
+    return ps.sifter(
+        score,
+        rule,
+        batch_size=job.options.batch_size,
+        pad={"input_ids": ps.Pad(job.pad_id, longest), "attention_mask": ps.Pad(0, longest)},
+        length=lambda batch: batch["attention_mask"].sum(1),
+    )
+
+
+def crossed(before: int, now: int, every: float) -> bool:
+    return int(now / every) > int(before / every)
+
+
+def flat(state: ps.SiftState | None) -> dict[str, Tensor] | None:
+    return None if state is None else ps.state_dict(state)
+
+
+# Around the loop: what is measured before it, what is told after it.
+
+
+def main(argv: list[str] | None = None) -> int:
+    threads = torch.get_num_threads()
+    try:
+        with runs.stopping() as stop:
+            return run(*parse(argv), stop)
+    except ValueError as error:
+        Parser().error(str(error))
+    except KeyboardInterrupt:
+        print("train: stopped at once; what was saved before is in the run folder", file=sys.stderr)
+        return 130
+    finally:
+        torch.set_num_threads(threads)
+
+
+def run(o: Options, folder: Path, resume: bool, stop: runs.Stop) -> int:
+    torch.set_num_threads(o.threads)
+    corpus = data.load(o.data, seed=o.seed)
+    rows = corpus.train[: o.limit]
+    built = bert.build(o.model, [sentence for sentence, _ in rows], seed=o.seed, max_length=o.max_length)
+    glance = random.Random(o.seed).sample(corpus.test, min(GLANCE, len(corpus.test)))
+    sentences = partial(data.Sentences, tokenize=built.tokenize, pad_id=built.pad_id)
+    test, some = (list(data.eval_batches(sentences(part), 256)) for part in (corpus.test, glance))
+    job = Job(o, folder, built.model, built.pad_id, sentences(rows), some, test)
+    if len(rows) * o.epochs * o.keep < 2 * o.batch_size and o.sift != "none":
+        raise ValueError(
+            f"{len(rows)} sentences, {o.epochs} times, at --keep {o.keep:g} make less than two batches of "
+            f"{o.batch_size}: lower --batch-size or take more data"
+        )
+
+    facts = {"name": corpus.name, "synthetic": corpus.synthetic, "train": len(rows), "test": len(corpus.test)}
+    facts["checksum"] = zlib.crc32(repr((rows, corpus.test)).encode())
+    if resume and runs.read_json(folder / "config.json")["rows"] != facts:
+        raise ValueError(f"the data is not what the run in {folder} began with: put it back, or start a new run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        runs.write_json(folder / "config.json", asdict(o) | {"rows": facts})
+    except OSError as error:
+        raise ValueError(f"--out {folder} cannot be written ({error.strerror}): choose another folder") from error
+    print(
+        f"{'going on with ' if resume else ''}{corpus.name}: {len(rows)} sentences to train on, {len(corpus.test)} to "
+        f"test on; {o.model} on {o.device}, threads: {o.threads}; run folder {folder}",
+        file=sys.stderr,
+    )
+
+    costs_file = folder / "costs.json"
+    measured = runs.read_json(costs_file) if resume else None
+    if measured is None:
+        measured = measure(job, stop)
+        if stop.signal:
+            print("train: stopped before training began; start again", file=sys.stderr)
+            return 128 + stop.signal
+        runs.write_json(costs_file, measured)
+    dtype = measured["score"]["dtype"] if measured["score"] else None
+
+    total = o.epochs * len(loader(job))
+    single = {"none": "plain", "uniform": "random"}.get(o.sift, "sifted")
+    arms: dict[str, dict[str, Any]] = {}
+    for arm in ("plain", "sifted", "random", "shortened") if o.compare else (single,):
+        budget = max(round(total * sifted_cost(measured, arms["sifted"])), 1) if arm == "shortened" else total
+        done = runs.read_json(folder / arm / "summary.json")
+        done = done or train(job, arm, min(budget, total), dtype if arm == "sifted" else None, stop)
+        if done is not None:
+            arms[arm] = done
+        if stop.signal and (done is None or arm != ("shortened" if o.compare else single)):
+            print(f"train: stopped in arm {arm}, everything is saved; go on with", file=sys.stderr)
+            print(f"  python -m models.train --resume --out {folder}", file=sys.stderr)
+            return 128 + stop.signal
+
+    pace = {name: arm["seconds"] / arm["seen"] for name, arm in arms.items()}
+    for name in arms:  # time per candidate, in units of the plain arm's
+        arms[name]["cost"] = pace[name] / pace["plain"] if "plain" in pace else None
+    arms = {name: arms[name] for name in ORDER if name in arms}
+    histograms = {name: arm.pop("histogram") for name, arm in arms.items()}
+    runs.write_json(folder / "summary.json", {"arms": arms, **measured, **circumstances(o, facts)})
+    plots.draw(folder, {name: runs.read_lines(folder / name / "metrics.jsonl") for name in arms}, histograms, o.keep)
+    print(table(arms))
+    print(remarks(arms, measured, corpus.synthetic), end="")
+    print(f"\nrun folder: {folder}")
+    return 0
+
+
+def measure(job: Job, stop: runs.Stop) -> dict[str, Any]:
+    """Which precision scores faster here and, for the comparison, what a sifted pass costs."""
+    o, device = job.options, torch.device(job.options.device)
+    if o.sift in ("none", "uniform"):
+        return {"score": None, "interleaved": None}
+    model = copy.deepcopy(job.model).to(device)
+    first = {name: leaf.to(device) for name, leaf in ps.peek(loader(job)).items()}
+    names = ("float32", "bfloat16") if o.score_dtype == "auto" else (o.score_dtype,)
+    choice = ps.fastest({name: scorer(model, name) for name in names}, ps.live(model), first)
+    score = {"dtype": choice.name, "seconds": choice.seconds, "agreement": choice.agreement}
+    if not o.compare:
+        return {"score": score, "interleaved": None}
+    print(f"scoring in {choice.name}; measuring what a sifted pass costs", file=sys.stderr)
+    torch.manual_seed(o.seed)
+    turns = costs.interleaved(
+        model,
+        partial(adamw, o=o),
+        partial(update, dtype=o.train_dtype),
+        lambda tally: compose(job, costs.timed(scorer(model, choice.name), tally, device), o.rule()),
+        partial(loader, job),
+        ps.key(o.seed),
+        stop,
+    )
+    return {"score": score, "interleaved": turns._asdict()}
+
+
+def sifted_cost(measured: dict[str, Any], sifted: dict[str, Any]) -> float:
+    """The sifted arm's cost in plain passes: scoring as it was measured in turns, training as much as it came to."""
+    scoring: float = measured["interleaved"]["cost"] - measured["interleaved"]["keep"]
+    return scoring * float(sifted["scored"]) / float(sifted["seen"]) + float(sifted["keep"])
+
+
+def summarize(job: Job, tally: runs.Tally, accuracy: float, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    epochs, rest = divmod(tally.pool, len(loader(job)))
+    seen = epochs * len(job.train) + min(rest * job.options.batch_size, len(job.train))
+    keep = tally.trained / seen
+    counts = dict(zip(("seen", "kept"), tally.histogram.tolist(), strict=True))
+    return {
+        "accuracy": accuracy,
+        "seconds": tally.seconds,
+        "eval_seconds": tally.eval_seconds,
+        "pools": tally.pool,
+        "steps": tally.step,
+        "seen": seen,
+        "scored": tally.scored,
+        "trained": tally.trained,
+        "phi": tally.phi,
+        "keep": keep,
+        "predicted_cost": (tally.phi or 0.0) * tally.scored / seen + keep,
+        "lr": optimizer.param_groups[0]["lr"],
+        "histogram": {"edges": runs.BINS.tolist(), **counts},
+    }
+
+
+def circumstances(o: Options, facts: dict[str, Any]) -> dict[str, Any]:
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    hardware = {"cpu": cpu, "cores": os.cpu_count()}
+    if o.device.startswith("cuda"):
+        hardware["gpu"] = torch.cuda.get_device_name(o.device)
+    packages = ("puresift", "torch", "transformers", "tokenizers")
+    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return {
+        "config": asdict(o),
+        "data": facts,
+        "seed": o.seed,
+        "threads": o.threads,
+        "hardware": hardware,
+        "versions": versions,
+        "date": date,
+    }
+
+
+def table(arms: dict[str, dict[str, Any]]) -> str:
+    def number(value: float | None, digits: int) -> str:
+        return "-" if value is None else f"{value:,.{digits}f}"
+
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    for name, a in arms.items():
+        counts = [number(a[key], 0) for key in ("seen", "scored", "trained")]
+        shares = [number(a[key], 2) for key in ("phi", "keep", "cost")]
+        rows.append((name, number(100 * a["accuracy"], 2), number(a["seconds"], 1), *counts, *shares))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    )
+
+
+def remarks(arms: dict[str, dict[str, Any]], measured: dict[str, Any], synthetic: bool) -> str:
+    lines = []
+    if turns := measured["interleaved"]:
+        lines.append(
+            f"sifted pass costs {turns['cost']:.2f} [{turns['low']:.2f}-{turns['high']:.2f}] of a plain one, "
+            f"interleaved (median and quartiles of {turns['alternations']} turns; "
+            f"phi {turns['phi']:.2f}, k {turns['keep']:.2f})"
+        )
+    if "sifted" in arms:
+        lines.append(
+            f"scored in {measured['score']['dtype']}; predicted cost of the sifted arm, phi + k: "
+            f"{arms['sifted']['predicted_cost']:.2f}"
+        )
+    if "shortened" in arms:
+        gain = 100 * (arms["sifted"]["accuracy"] - arms["shortened"]["accuracy"])
+        verdict = f"{abs(gain):.2f} points {'ahead of' if gain > 0 else 'behind'}" if gain else "level with"
+        lines.append(f"at the same cost, sifting ends {verdict} shortened plain training (one seed)")
+    if synthetic:
+        lines.append("the reviews are generated: these numbers show how things work, not how well on real text")
+    return "".join(line + "\n" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,401 @@
+"""models/train.py: a run from end to end, every refusal in words, and the same bits however often it is stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models import data, train
+from models.options import KEEP, Options
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--batch-size", "16", "--max-length", "24", "--epochs", "2", "--threads", "1", "--save-every", "4"]
+ARMS = ["plain", "shortened", "random", "sifted"]
+
+
+@pytest.fixture(autouse=True)
+def global_state() -> Iterator[None]:
+    before = torch.get_rng_state()
+    yield
+    torch.set_rng_state(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_generated_reviews() -> Iterator[None]:
+    """The whole corpus would be evaluated on for longer than these runs train."""
+    load = data.load
+    with pytest.MonkeyPatch.context() as patch:
+        few = data.embedded(0, n_train=400, n_test=150)
+        patch.setattr(data, "load", lambda source, seed: few if source is None else load(source, seed=seed))
+        yield
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("reviews")
+    corpus = data.embedded(5, n_train=150, n_test=40)
+    for name, rows in (("train", corpus.train), ("test", corpus.test)):
+        (folder / f"{name}.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in rows))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compared") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.costs, "SECONDS", 0.0)
+        assert train.main([*TINY, "--limit", "200", "--compare", "--out", str(out)]) == 0
+    return out
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def checkpoint(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def same(one: Any, other: Any, where: str = "") -> None:
+    """Equal to the bit; what a clock measured is passed over."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            if "seconds" not in str(key) and key not in ("phi", "metrics_bytes", "predicted_cost"):
+                same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for place, (a, b) in enumerate(zip(one, other, strict=True)):
+            same(a, b, f"{where}/{place}")
+    elif isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and torch.equal(one.nan_to_num(7.5), other.nan_to_num(7.5)), where
+    else:
+        assert one == other, f"{where}: {one!r} != {other!r}"
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
+    """Raise a signal in the middle of the update of that number, counted from the start of this process."""
+    update, count = train.update, 0
+
+    def interrupted(*args: Any, **kwargs: Any) -> float:
+        nonlocal count
+        count += 1
+        if count == step:
+            signal.raise_signal(number)
+        return update(*args, **kwargs)
+
+    monkeypatch.setattr(train, "update", interrupted)
+
+
+def test_a_comparison_leaves_a_complete_run_folder(compared: Path) -> None:
+    summary = json.loads((compared / "summary.json").read_text())
+    assert list(summary["arms"]) == ARMS
+    pools = -(-200 // 16) * 2
+    for name, arm in summary["arms"].items():
+        assert set(arm) >= {"accuracy", "seconds", "eval_seconds", "seen", "scored", "trained", "phi", "keep", "cost"}
+        assert 0 <= arm["accuracy"] <= 1 and arm["seconds"] > 0 and arm["lr"] == 0
+        assert arm["scored"] == (400 if name == "sifted" else 0)
+        assert (arm["phi"] is None) == (name != "sifted")
+        assert arm["keep"] == arm["trained"] / arm["seen"]
+        if name != "shortened":
+            assert arm["seen"] == 400 and arm["pools"] == pools
+    arms = summary["arms"]
+    assert arms["plain"]["trained"] == 400 and arms["plain"]["steps"] == pools and arms["plain"]["cost"] == 1
+    assert 100 < arms["sifted"]["trained"] < 300 and 100 < arms["random"]["trained"] < 300
+    assert arms["sifted"]["predicted_cost"] == pytest.approx(arms["sifted"]["phi"] + arms["sifted"]["keep"])
+
+    turns = summary["interleaved"]
+    assert 0 < turns["low"] <= turns["cost"] <= turns["high"] and turns["alternations"] >= 5
+    assert 0.3 < turns["keep"] < 0.7 and turns["phi"] > 0
+    budget = turns["cost"] - turns["keep"] + arms["sifted"]["keep"]
+    assert arms["shortened"]["steps"] == min(round(pools * budget), pools)
+    assert summary["score"]["dtype"] in ("float32", "bfloat16") and set(summary["score"]["seconds"]) == {
+        "float32",
+        "bfloat16",
+    }
+    assert summary["config"]["keep"] == KEEP and summary["threads"] == 1 and summary["seed"] == 0
+    assert summary["data"]["synthetic"] and summary["data"]["train"] == 200
+    assert summary["hardware"]["cpu"] and set(summary["versions"]) >= {"python", "torch", "puresift", "transformers"}
+    config = json.loads((compared / "config.json").read_text())
+    assert Options(**{name: config[name] for name in Options.__dataclass_fields__}).compare
+    for name in ("accuracy", "losses", "threshold"):
+        assert (compared / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert not [*compared.rglob(".*")]  # no half-written file
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_metrics_tell_the_course_of_an_arm(compared: Path, arm: str) -> None:
+    rows = lines(compared / arm)
+    summary = json.loads((compared / arm / "summary.json").read_text())
+    for name in ("pool", "step", "seconds"):
+        assert [row[name] for row in rows] == sorted(row[name] for row in rows)
+    assert (rows[0]["pool"], rows[-1]["pool"]) == (0, summary["pools"])
+    assert rows[-1]["step"] == summary["steps"] and rows[-1]["lr"] == 0
+    assert max(row["lr"] for row in rows) <= Options.lr
+    tried = [row["accuracy"] for row in rows if row["accuracy"] is not None]
+    assert 8 <= len(tried) <= 11 and tried[-1] == summary["accuracy"]
+    scored = [row for row in rows if row["threshold"] is not None]
+    assert bool(scored) == (arm == "sifted")
+    assert all(row["threshold"] <= row["kept_median"] for row in scored)
+    histogram = summary["histogram"]
+    assert all(kept <= seen for kept, seen in zip(histogram["kept"], histogram["seen"], strict=True))
+    assert checkpoint(compared / arm)["optimizer"]["param_groups"][0]["lr"] == 0
+
+
+def test_the_rate_rises_and_falls_to_zero() -> None:
+    assert train.rate(2.0, 0.0) == 0 and train.rate(2.0, 1.0) == 0
+    assert train.rate(2.0, train.WARM_UP) == pytest.approx(2.0)
+    assert train.rate(2.0, train.WARM_UP / 2) == pytest.approx(1.0)
+    assert train.rate(2.0, (1 + train.WARM_UP) / 2) == pytest.approx(1.0)
+
+
+def test_a_finished_run_is_told_again_not_done_again(compared: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stamps = {path: path.stat().st_mtime_ns for path in compared.glob("*/*")}
+    assert train.main(["--resume", "--out", str(compared)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in compared.glob("*/*")} == stamps
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split("  ")[0] == "arm" and [row.split()[0] for row in table[1:5]] == ARMS
+    assert len({len(row) for row in table[:5]}) == 1
+    assert table[5].startswith("sifted pass costs 0.") or table[5].startswith("sifted pass costs 1.")
+    assert str(compared) in table[-1]
+
+
+ARMS_TO_STOP = {
+    "plain": ["--sift", "none"],
+    "random": ["--sift", "uniform", "--keep", "0.4"],
+    "relative": ["--score-dtype", "float32"],
+    "delayed": ["--sift", "relative", "--delay", "5", "--beta", "2", "--score-dtype", "bfloat16"],
+    "top": ["--sift", "top", "--keep", "0.75", "--score-dtype", "float32", "--train-dtype", "bfloat16"],
+}
+
+
+@pytest.mark.parametrize("arm", ARMS_TO_STOP)
+def test_stopped_and_resumed_is_the_same_to_the_bit(
+    arm: str, reviews: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [*TINY, "--data", reviews, *ARMS_TO_STOP[arm]]
+    whole, pieces = tmp_path / "whole", tmp_path / "pieces"
+    assert train.main([*options, "--out", str(whole)]) == 0
+    name = next(path.parent.name for path in whole.glob("*/checkpoint.pt"))
+    steps = json.loads((whole / name / "summary.json").read_text())["steps"]
+
+    command = [*options, "--out", str(pieces)]
+    taken = 0
+    for more in (1, 2, 1, steps - 5, 1):  # among them a stop after the last step but for evaluation
+        with monkeypatch.context() as patch:
+            stop_at(patch, more)
+            assert train.main(command) == 128 + signal.SIGTERM
+        taken += more
+        assert checkpoint(pieces / name)["tally"]["step"] == taken
+        assert f"--resume --out {pieces}" in capsys.readouterr().err
+        command = ["--resume", "--out", str(pieces)]
+    assert train.main(command) == 0
+    same(checkpoint(pieces / name), checkpoint(whole / name))
+    same(lines(pieces / name), lines(whole / name))
+    same(*(json.loads((out / name / "summary.json").read_text()) for out in (pieces, whole)))
+
+
+def test_killed_after_any_checkpoint_it_goes_on_the_same(
+    reviews: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill loses what came after the checkpoint, lines of metrics included."""
+    options = [*TINY, "--data", reviews, "--score-dtype", "float32"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train.main([*options, "--out", str(whole)]) == 0
+    command, update = [*options, "--out", str(killed)], train.update
+
+    class Killed(BaseException):
+        pass
+
+    for after in (1, 5, 4):
+
+        def die(*args: Any, left: list[int] = [after], **kwargs: Any) -> float:  # noqa: B006 - a fresh one a turn
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return update(*args, **kwargs)
+
+        monkeypatch.setattr(train, "update", die)
+        with pytest.raises(Killed):
+            train.main(command)
+        command = ["--resume", "--out", str(killed)]
+    monkeypatch.setattr(train, "update", update)
+    with open(killed / "sifted" / "metrics.jsonl", "a") as file:
+        file.write('{"half a li')
+    (killed / "sifted" / ".checkpoint.pt.new").write_bytes(b"half a checkpoint")
+    assert train.main(command) == 0
+    same(checkpoint(killed / "sifted"), checkpoint(whole / "sifted"))
+    same(lines(killed / "sifted"), lines(whole / "sifted"))
+
+
+def test_a_comparison_goes_on_with_the_arm_it_was_in(
+    reviews: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setattr(train.costs, "LEAST", 1)
+    monkeypatch.setattr(train.costs, "SECONDS", 0.0)
+    with monkeypatch.context() as patch:
+        began, run = [], train.train
+        patch.setattr(train, "train", lambda job, arm, *rest: (began.append(arm), run(job, arm, *rest))[1])
+        patch.setattr(train.runs.Progress, "say", lambda self, line: self.name == "sifted" and line["pool"] and stop())
+
+        def stop() -> None:
+            patch.setattr(train.runs.Progress, "say", lambda self, line: None)
+            signal.raise_signal(signal.SIGINT)
+
+        assert train.main([*TINY, "--data", reviews, "--compare", "--out", str(out)]) == 130
+        assert began == ["plain", "sifted"]
+        before = (out / "plain" / "checkpoint.pt").stat().st_mtime_ns, (out / "costs.json").read_text()
+        assert train.main(["--resume", "--out", str(out), "--seed", "0"]) == 0
+        assert began == ["plain", "sifted", "sifted", "random", "shortened"]
+    assert before == ((out / "plain" / "checkpoint.pt").stat().st_mtime_ns, (out / "costs.json").read_text())
+    assert list(json.loads((out / "summary.json").read_text())["arms"]) == ARMS
+
+
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        train.main(argv)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.startswith("train: error: ") and said.count("\n") == 1, said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--keep", "1.5"], "--keep must be in (0, 1], got 1.5"),
+        (["--keep", "0"], "--keep must be in (0, 1]"),
+        (["--keep", "nan"], "--keep must be in (0, 1], got nan"),
+        (["--keep", "half"], "--keep: invalid float value"),
+        (["--beta", "-1"], "--beta must be in [0, inf), got -1.0"),
+        (["--keep", "0.5", "--beta", "1"], "--keep or --beta, not both"),
+        (["--sift", "none", "--keep", "0.5"], "--keep does nothing with --sift none"),
+        (["--sift", "top", "--history", "99"], "--history does nothing with --sift top"),
+        (["--sift", "none", "--compare"], "choose relative or top"),
+        (["--sift", "best"], "invalid choice: 'best'"),
+        (["--history", "32"], "--history must be at least --batch-size, 64, got 32"),
+        (["--epochs", "0"], "must be a whole number >= 1, got '0'"),
+        (["--batch-size", "a"], "must be a whole number >= 1, got 'a'"),
+        (["--lr", "-1"], "--lr must be a number above 0"),
+        (["--device", "abacus"], "--device abacus is not available here: choose cpu"),
+        (["--resume"], "--resume needs --out"),
+        (["--what"], "unrecognized arguments: --what"),
+        (["--data", "no/such.tsv"], "no such file or folder"),
+        (["--limit", "20"], "less than two batches of 64"),
+        (["--max-length", "2"], "must be a whole number >= 3"),
+    ],
+)
+def test_bad_options_are_refused_in_words(
+    argv: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert words in refused(argv if argv == ["--resume"] else [*argv, "--out", str(out)], capsys)
+    assert not out.exists()
+
+
+def test_bad_files_are_refused_in_words(tmp_path: Path, reviews: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    bad = tmp_path / "bad.tsv"
+    bad.write_text("good\t1\nbad\tmaybe\n")
+    assert f"{bad}:2: label must be 0 or 1, got 'maybe'" in refused(["--data", str(bad), "--out", str(out)], capsys)
+    assert f"--out {bad}/run cannot be written: {bad} is no folder" in refused(["--out", f"{bad}/run"], capsys)
+    assert f"no checkpoint in {out}: check --out" in refused(["--resume", "--out", str(out)], capsys)
+    out.mkdir()
+    assert f"no checkpoint in {out}" in refused(["--resume", "--out", str(out)], capsys)
+    assert not [*out.iterdir()]
+
+
+def test_a_run_is_not_overwritten_nor_resumed_as_another(
+    compared: Path, reviews: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert f"{compared} holds a run: go on with it by --resume" in refused([*TINY, "--out", str(compared)], capsys)
+    again = ["--resume", "--out", str(compared)]
+    assert "--lr 0.1 disagrees with the run in" in refused([*again, "--lr", "0.1"], capsys)
+    assert "--keep 0.25 disagrees" in refused([*again, "--beta", "3"], capsys)
+    assert "--data" in refused([*again, "--data", reviews], capsys)
+    assert train.main([*again, "--beta", "1", "--epochs", "2", "--device", "cpu"]) == 0
+
+    rows, out = tmp_path / "rows.tsv", tmp_path / "run"
+    rows.write_text((Path(reviews) / "train.tsv").read_text())
+    assert train.main([*TINY, "--data", str(rows), "--sift", "none", "--epochs", "1", "--out", str(out)]) == 0
+    rows.write_text(rows.read_text() + "one more\t1\n")
+    capsys.readouterr()
+    assert "the data is not what the run" in refused(["--resume", "--out", str(out)], capsys)
+
+
+def test_a_diverging_run_says_so(reviews: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [*TINY, "--data", reviews, "--lr", "1e30", "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        train.main(options)
+    assert "train: error:" in (said := capsys.readouterr().err) and "NaN or infinite" in said
+
+
+def test_comparing_is_the_default_only_for_the_generated_reviews(tmp_path: Path, reviews: str) -> None:
+    out = str(tmp_path / "run")
+
+    def compares(*argv: str) -> bool:
+        return train.parse([*argv, "--out", out])[0].compare
+
+    assert compares() and compares("--keep", "0.25") and compares("--compare", "--data", reviews)
+    assert not compares("--sift", "relative") and not compares("--data", reviews) and not compares("--no-compare")
+
+
+def test_pretrained_models_get_a_lower_rate(tmp_path: Path) -> None:
+    rates = [train.parse(["--model", name, "--out", str(tmp_path)])[0].lr for name in ("small", "minilm", "some/bert")]
+    assert rates[0] > rates[1] == rates[2]
+
+
+def test_only_the_first_few_sentences_are_used(reviews: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = [*TINY, "--data", reviews, "--sift", "none", "--epochs", "1", "--limit", "40", "--out", str(out)]
+    assert train.main(options) == 0
+    arms = json.loads((out / "summary.json").read_text())["arms"]
+    assert list(arms) == ["plain"] and arms["plain"]["seen"] == 40 and arms["plain"]["cost"] is not None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_killed_ten_times_the_weights_are_the_same(tmp_path: Path) -> None:
+    """The real program, a real kill -9, at ten random moments of resuming and training."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = ["--limit", "2000", "--batch-size", "32", "--epochs", "12", "--sift", "relative", "--threads", "1"]
+    options += ["--score-dtype", "float32", "--save-every", "7"]
+    start: Callable[[list[str]], subprocess.Popen[str]] = lambda argv: subprocess.Popen(  # noqa: E731
+        [sys.executable, "-m", "models.train", *argv],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    began = time.monotonic()
+    assert start([*options, "--out", str(whole)]).communicate() and (whole / "summary.json").is_file()
+    print(f"\nuninterrupted: {time.monotonic() - began:.0f} s")
+
+    rng = random.Random(7)
+    place = killed / "sifted" / "checkpoint.pt"
+    for turn in range(10):
+        argv = ["--resume", "--out", str(killed)] if place.is_file() else [*options, "--out", str(killed)]
+        process = start(argv)
+        assert process.stderr is not None
+        process.stderr.readline()  # it has come to life
+        moment = rng.uniform(0, 5)
+        time.sleep(moment)
+        assert process.poll() is None, "finished before it was killed: make the run longer"
+        process.kill()
+        process.communicate()
+        tally = checkpoint(place.parent)["tally"] if place.is_file() else {"pool": None}
+        print(f"kill {turn + 1} after {moment:.2f} s: saved pool {tally['pool']}")
+    assert start(["--resume", "--out", str(killed)]).communicate() and (killed / "summary.json").is_file()
+    same(checkpoint(place.parent), checkpoint(whole / "sifted"))
+    same(lines(place.parent), lines(whole / "sifted"))
+    print(f"the same to the bit, at pool {checkpoint(place.parent)['tally']['pool']}")

@@ -1,0 +1,78 @@
+"""The README's code runs, verbatim; its commands and links are real."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import puresift as ps
+from tests.strategies import data
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text()
+QUICKSTART = """
+def loss(model, batch):                       # per-sample loss, Float[B]: the one thing a user writes
+    x, y = batch
+    return F.cross_entropy(model(x), y, reduction="none")
+
+score  = ps.batched(model, loss)
+sifter = ps.sifter(score, ps.relative(keep=0.5), batch_size=64)
+stream = ps.sift(sifter, sifter.init(ps.key(0), ps.peek(loader)), ps.live(model), loader)
+
+for batch, weights, state, info in stream:
+    optimizer.zero_grad()
+    (weights * loss(model, batch)).mean().backward()
+    optimizer.step()
+"""
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def test_the_python_blocks_run_one_after_another():
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+    before = model.weight.clone()
+    names = {
+        "F": F,
+        "torch": torch,
+        "ps": ps,
+        "device": "cpu",
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "loader": torch.utils.data.DataLoader(data(512), batch_size=64),
+    }
+    assert len(blocks("python")) >= 3
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert int(names["state"].step) > 0
+    assert not torch.equal(model.weight, before)
+    assert names["schedule"].get_last_lr()[0] < 0.1 * 4 / 16, "the schedule follows the candidates read"
+    names["schedule"].step()
+    assert names["schedule"].get_last_lr()[0] == 0.0, "and ends at zero"
+
+
+def test_the_quickstart_is_the_agreed_one():
+    assert blocks("python")[0].strip() == QUICKSTART.strip()
+
+
+def test_the_diff_ends_in_the_quickstart():
+    added = [line[1:] for line in blocks("diff")[0].splitlines() if not line.startswith("-")]
+    assert [line.strip() for line in added if line.strip()] == [
+        line.strip() for line in QUICKSTART.strip().splitlines()[4:] if line.strip()
+    ]
+
+
+@pytest.mark.parametrize("extra", ["demo", "dev"])
+def test_each_command_stands_on_one_line(extra):
+    lines = [line for line in TEXT.splitlines() if line.startswith(f'pip install -e ".[{extra}]" && ')]
+    assert len(lines) == 1
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert "://" in target or (ROOT / target).exists(), target
