@@ -79,7 +79,7 @@ def main() -> None:
             pass
 
     params = live()
-    state, info = sifter.step(start, params, batch)
+    _state, info = sifter.step(start, params, batch)
     rule = ps.relative(keep=0.5)
     losses, ruled = info.losses, rule.init()
     mask = info.mask
