@@ -11,6 +11,8 @@ from puresift.checkpoint import load_state_dict
 from puresift.checkpoint import state_dict
 from puresift.draws import bernoulli
 from puresift.draws import systematic
+from puresift.governor import decisions
+from puresift.governor import governor
 from puresift.keys import key
 from puresift.metrics import Meter
 from puresift.metrics import summarize
@@ -55,11 +57,13 @@ __all__ = [
     "batched",
     "bernoulli",
     "chunked",
+    "decisions",
     "delay",
     "empty",
     "epochs",
     "fastest",
     "full",
+    "governor",
     "key",
     "keys",
     "live",

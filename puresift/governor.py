@@ -118,6 +118,10 @@ def decisions(governor: Governor, readings: Iterable[Iterable[float]]) -> list[b
 
     Returns:
         Whether each pool was sifted, as `info.extra["sifting"]` has it.
+
+    Example:
+        >>> decisions(governor(), [[1, 0, 0.0, 0, 1, 0, 0.0], [1, 64, 2.0, 32, 1, 64, 1.0]])
+        [True, False]
     """
     state, made = governor.init(), []
     for reading in readings:
@@ -151,9 +155,10 @@ def _measured(state: GovernorState, reading: Reading, rate: float) -> GovernorSt
         new = total / rows if rows else old
         return old + rate * (min(new, 2 * old) - old) if old else new
 
+    train = min(reading.train, 2 * state.train * reading.trained) if state.train else reading.train
     state = state._replace(
         train=average(state.train, reading.train, reading.trained),
-        elapsed=state.elapsed + reading.score + reading.train,
+        elapsed=state.elapsed + reading.score + train,
     )
     if not reading.scored:
         return state
