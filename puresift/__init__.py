@@ -7,6 +7,7 @@ from puresift.buffers import refill
 from puresift.buffers import take
 from puresift.cheap import autocast
 from puresift.cheap import chunked
+from puresift.checks import check
 from puresift.checkpoint import load_state_dict
 from puresift.checkpoint import state_dict
 from puresift.draws import bernoulli
@@ -56,6 +57,7 @@ __all__ = [
     "autocast",
     "batched",
     "bernoulli",
+    "check",
     "chunked",
     "decisions",
     "delay",
