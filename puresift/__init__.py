@@ -19,6 +19,8 @@ from puresift.metrics import Meter
 from puresift.metrics import summarize
 from puresift.pools import epochs
 from puresift.pools import peek
+from puresift.replays import compare
+from puresift.replays import replay
 from puresift.rules import relative
 from puresift.rules import top
 from puresift.rules import uniform
@@ -59,6 +61,7 @@ __all__ = [
     "bernoulli",
     "check",
     "chunked",
+    "compare",
     "decisions",
     "delay",
     "empty",
@@ -75,6 +78,7 @@ __all__ = [
     "progress",
     "refill",
     "relative",
+    "replay",
     "sift",
     "sifter",
     "state_dict",
