@@ -1,6 +1,8 @@
 """Online data sifting for PyTorch, as pure functions: score, select, draw, refill."""
 
 from puresift import keys
+from puresift.audit import AuditLog
+from puresift.audit import read_log
 from puresift.buffers import empty
 from puresift.buffers import full
 from puresift.buffers import refill
@@ -45,6 +47,7 @@ from puresift.wrappers import delay
 
 __version__ = "0.1.0"
 __all__ = [
+    "AuditLog",
     "Buffer",
     "Info",
     "Kept",
@@ -76,6 +79,7 @@ __all__ = [
     "peek",
     "per_sample",
     "progress",
+    "read_log",
     "refill",
     "relative",
     "replay",

@@ -7,6 +7,7 @@ import pytest
 import puresift as ps
 
 PUBLIC = [
+    "AuditLog",
     "Buffer",
     "Info",
     "Kept",
@@ -38,6 +39,7 @@ PUBLIC = [
     "peek",
     "per_sample",
     "progress",
+    "read_log",
     "refill",
     "relative",
     "replay",
@@ -70,6 +72,7 @@ PARAMETERS = {
     ps.progress: "state pools",
     ps.fastest: "scores params batch",
     ps.check: "score params batch",
+    ps.read_log: "path",
     ps.replay: "factory setting losses",
     ps.compare: "rules losses",
     ps.state_dict: "state",
