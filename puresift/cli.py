@@ -191,8 +191,8 @@ def _check(chosen: argparse.Namespace) -> list[str]:
         raise ValueError(f"{chosen.target}() must return (score, params, batch), got {type(made).__name__}")
     report = check(*made)
     return [
-        f"{len(report.losses)} rows checked: one finite loss a row, mean {float(report.losses.mean()):.4g}; nothing was "
-        "changed",
+        f"{len(report.losses)} rows checked: one finite loss a row, mean {float(report.losses.mean()):.4g}; nothing "
+        "was changed",
         f"the losses move by {report.repeated:.1e} when repeated, {report.permuted:.1e} when the rows are reversed, "
         f"{report.dropped:.1e} when half are dropped (of their mean)",
     ]
