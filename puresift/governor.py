@@ -36,6 +36,7 @@ class GovernorState(NamedTuple):
     reduction: float  # of their variance
     elapsed: float  # seconds, scoring and training
     spent: float  # of those, on scoring that did not pay
+    cold: float  # pools scored whose times were not believed
 
 
 class Governor(NamedTuple):
@@ -45,7 +46,7 @@ class Governor(NamedTuple):
     decide: Callable[[GovernorState, Reading], tuple[GovernorState, bool]]  # whether to sift the next pool
 
 
-def governor(*, budget: float = 0.02, rate: float = 0.25) -> Governor:
+def governor(*, budget: float = 0.02, rate: float = 0.25, warmup: int = 1) -> Governor:
     """Sift while it pays; else hand pools through untouched, and look again now and then.
 
     With phi = seconds to score a row / seconds to train on one, and k the fraction kept, a sifted pool pays while
@@ -55,8 +56,9 @@ def governor(*, budget: float = 0.02, rate: float = 0.25) -> Governor:
     where the second term counts for weighted rules alone: their kept rows are worth sqrt(B / ESS) plain ones each.
     ESS = (sum p)^2 / sum p^2 is the effective size of a pool of B rows under its probabilities. What is spent on
     scoring that does not pay is charged to an account; while sifting is off, a pool is scored to look again where that
-    keeps the account within `budget` of the rest of the elapsed time. The first pool is always scored. It may be slow
-    for want of warm caches or compiled kernels, which is charged too: call a compiled score once before the run.
+    keeps the account within `budget` of the rest of the elapsed time. At the start, `warmup` + 1 pools are scored and
+    charged whatever they cost: the first are slow for want of warm caches and compiled kernels. (A compilation that
+    takes minutes is better had before the run: call the score once.)
 
     Differs from Katharopoulos and Fleuret: costs are measured (theirs are phi = 1/3 for every model), and a rule
     without weights is judged by time alone.
@@ -64,7 +66,9 @@ def governor(*, budget: float = 0.02, rate: float = 0.25) -> Governor:
     Args:
         budget: the share of plain training time that looking may cost, in (0, 1].
         rate: the weight of a new reading in the moving averages, in (0, 1]. A reading counts for at most twice the
-            average, so that an evaluation between two batches does not pass for a training step.
+            average, so that an evaluation between two batches does not pass for a training step. While sifting is
+            off, averages are old, and a new look replaces them.
+        warmup: pools scored at the start whose times are charged but not believed.
 
     Returns:
         `Governor(init, decide)`: `decide(state, reading) -> (state, sift)`. Pass it to `ps.sift(..., governor=...)`.
@@ -73,7 +77,7 @@ def governor(*, budget: float = 0.02, rate: float = 0.25) -> Governor:
         ValueError: a setting is out of range.
 
     Example:
-        >>> judge = governor()
+        >>> judge = governor(warmup=0)
         >>> dear = Reading(wanted=1, scored=64, score=2.0, kept=32, reduction=1, trained=64, train=1.0)
         >>> state, sift = judge.decide(judge.init(), dear)
         >>> phi(state), sift
@@ -87,12 +91,13 @@ def governor(*, budget: float = 0.02, rate: float = 0.25) -> Governor:
         if isinstance(value, Tensor):
             raise ValueError(f"{name} must be a plain number, for decisions are made on the host; pass float({name})")
         settings.fraction(name, value)
+    settings.count("warmup", warmup, least=0)
 
     def init() -> GovernorState:
         return GovernorState(*[0.0] * len(GovernorState._fields))
 
     def decide(state: GovernorState, reading: Reading) -> tuple[GovernorState, bool]:
-        state = _measured(state, reading, rate)
+        state = _measured(state, reading, rate, warmup)
         if not reading.wanted:
             return state, False
         if not state.pool or _pays(state):
@@ -120,7 +125,7 @@ def decisions(governor: Governor, readings: Iterable[Iterable[float]]) -> list[b
         Whether each pool was sifted, as `info.extra["sifting"]` has it.
 
     Example:
-        >>> decisions(governor(), [[1, 0, 0.0, 0, 1, 0, 0.0], [1, 64, 2.0, 32, 1, 64, 1.0]])
+        >>> decisions(governor(warmup=0), [[1, 0, 0.0, 0, 1, 0, 0.0], [1, 64, 2.0, 32, 1, 64, 1.0]])
         [True, False]
     """
     state, made = governor.init(), []
@@ -150,22 +155,29 @@ def _pays(state: GovernorState) -> bool:
     return state.score < (worth - state.keep) * state.train
 
 
-def _measured(state: GovernorState, reading: Reading, rate: float) -> GovernorState:
-    def average(old: float, total: float, rows: float) -> float:
-        new = total / rows if rows else old
-        return old + rate * (min(new, 2 * old) - old) if old else new
-
+def _measured(state: GovernorState, reading: Reading, rate: float, warmup: int) -> GovernorState:
     train = min(reading.train, 2 * state.train * reading.trained) if state.train else reading.train
+    off = not (state.pool and _pays(state))  # or never measured
     state = state._replace(
-        train=average(state.train, reading.train, reading.trained),
+        train=_average(state.train, train, reading.trained, rate),
         elapsed=state.elapsed + reading.score + train,
     )
     if not reading.scored:
         return state
+    if state.cold < warmup:
+        return state._replace(cold=state.cold + 1, spent=state.spent + reading.score)
+    score = reading.score if off else min(reading.score, 2 * state.score * reading.scored)
+    rate = 1.0 if off else rate
     state = state._replace(
         pool=reading.scored,
-        score=average(state.score, reading.score, reading.scored),
-        keep=state.keep + (rate if state.pool else 1.0) * (reading.kept / reading.scored - state.keep),
-        reduction=state.reduction + (rate if state.pool else 1.0) * (reading.reduction - state.reduction),
+        score=_average(state.score, score, reading.scored, rate),
+        keep=state.keep + rate * (reading.kept / reading.scored - state.keep),
+        reduction=state.reduction + rate * (reading.reduction - state.reduction),
     )
     return state if _pays(state) else state._replace(spent=state.spent + reading.score)
+
+
+def _average(old: float, total: float, rows: float, rate: float) -> float:
+    if not rows:
+        return old
+    return old + rate * (total / rows - old) if old else total / rows

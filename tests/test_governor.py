@@ -75,15 +75,28 @@ def test_a_cheap_score_sifts_from_the_first_pool_after_the_delay():
     assert seconds == pytest.approx((5 + 495 * 0.6) * STEP, rel=0.02)
 
 
-def test_without_a_delay_the_first_step_is_measured_by_one_pool_handed_through():
+def test_without_a_delay_it_sifts_from_the_first_pool_on():
     infos, *_ = run(lambda pool: 0.1, pools=50)
+    assert bool(log(infos, "sifting").all())
+    infos, *_ = run(lambda pool: 0.1, pools=50, warmup=0)  # then the first training step is still to be measured
     assert log(infos, "sifting").tolist() == [True, False] + [True] * (len(log(infos, "sifting")) - 2)
 
 
-def test_it_comes_back_when_sifting_pays_again_and_goes_when_it_stops():
-    infos, *_ = run(lambda pool: 2.0 if pool < 2 else 0.1, pools=250, budget=0.1)
+@pytest.mark.parametrize("cold", [1, 50])
+def test_a_cold_start_is_charged_but_not_believed(cold):
+    infos, *_ = run(lambda pool: 0.1 if pool else cold, ps.delay(ps.relative(keep=0.5), steps=3), pools=100)
     sifted = log(infos, "sifting")
-    assert not bool(sifted[1:20].any())
+    assert not bool(sifted[:3].any())
+    assert bool(sifted[3:].all())
+    assert float(log(infos, "phi")[-1]) == pytest.approx(0.1)
+    charged = ps.governor().decide(ps.governor().init(), Reading(1, POOL, cold, POOL, 1, POOL, STEP))[0]
+    assert charged.spent == cold
+
+
+def test_it_comes_back_when_sifting_pays_again_and_goes_when_it_stops():
+    infos, *_ = run(lambda pool: 2.0 if pool < 3 else 0.1, pools=250, budget=0.1)
+    sifted = log(infos, "sifting")
+    assert not bool(sifted[2:20].any())
     assert bool(sifted[-50:].all())
     infos, *_ = run(lambda pool: 0.1 if pool < 100 else 2.0, pools=250)
     sifted = log(infos, "sifting")
@@ -112,7 +125,7 @@ def test_decisions_replay_from_the_log(prices, keep):
 )
 def test_the_account_stays_within_the_budget_plus_one_pool(phi, keep, budget, pools):
     """The pure part alone, at constant costs: an invariant of every decision."""
-    governor = ps.governor(budget=budget)
+    governor = ps.governor(budget=budget, warmup=0)
     state, sift = governor.decide(governor.init(), Reading(1, 0, 0, 0, 1, POOL, STEP))
     total, plain = STEP, STEP
     for _ in range(pools):
@@ -144,11 +157,11 @@ def feed(governor, **values):
     ],
 )
 def test_the_condition(values, sift):
-    assert feed(ps.governor(), **values)[1] is sift
+    assert feed(ps.governor(warmup=0), **values)[1] is sift
 
 
 def test_an_evaluation_between_two_batches_does_not_pass_for_a_step():
-    governor = ps.governor()
+    governor = ps.governor(warmup=0)
     before, _ = feed(governor, score=2 * STEP)
     state, sift = governor.decide(before, Reading(1, 0, 0, 0, 1, POOL, 1000 * STEP))
     assert not sift
@@ -205,6 +218,7 @@ def test_a_governed_score_free_arm_is_left_alone():
     ("settings", "words"),
     [
         ({"budget": 0.0}, r"budget must be in \(0, 1\], got 0.0"),
+        ({"warmup": -1}, "warmup must be a whole number >= 0, got -1"),
         ({"rate": 1.5}, r"rate must be in \(0, 1\], got 1.5"),
         ({"budget": torch.tensor(0.1)}, r"budget must be a plain number, .* pass float\(budget\)"),
     ],
