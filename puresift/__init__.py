@@ -1,21 +1,28 @@
 """Online data sifting for PyTorch, as pure functions: score, select, draw, refill."""
 
 from puresift import keys
+from puresift.audit import AuditLog
+from puresift.audit import read_log
 from puresift.buffers import empty
 from puresift.buffers import full
 from puresift.buffers import refill
 from puresift.buffers import take
 from puresift.cheap import autocast
 from puresift.cheap import chunked
+from puresift.checks import check
 from puresift.checkpoint import load_state_dict
 from puresift.checkpoint import state_dict
 from puresift.draws import bernoulli
 from puresift.draws import systematic
+from puresift.governor import decisions
+from puresift.governor import governor
 from puresift.keys import key
 from puresift.metrics import Meter
 from puresift.metrics import summarize
 from puresift.pools import epochs
 from puresift.pools import peek
+from puresift.replays import compare
+from puresift.replays import replay
 from puresift.rules import relative
 from puresift.rules import top
 from puresift.rules import uniform
@@ -40,6 +47,7 @@ from puresift.wrappers import delay
 
 __version__ = "0.1.0"
 __all__ = [
+    "AuditLog",
     "Buffer",
     "Info",
     "Kept",
@@ -54,12 +62,16 @@ __all__ = [
     "autocast",
     "batched",
     "bernoulli",
+    "check",
     "chunked",
+    "compare",
+    "decisions",
     "delay",
     "empty",
     "epochs",
     "fastest",
     "full",
+    "governor",
     "key",
     "keys",
     "live",
@@ -67,8 +79,10 @@ __all__ = [
     "peek",
     "per_sample",
     "progress",
+    "read_log",
     "refill",
     "relative",
+    "replay",
     "sift",
     "sifter",
     "state_dict",

@@ -28,7 +28,7 @@ from puresift.types import (
 )
 
 Column = Callable[[Batch], Tensor]
-_RESERVED = ("signal", "nonfinite")
+_RESERVED = ("signal", "nonfinite", "sifting", "phi", "reading")
 
 
 def sifter(
@@ -67,8 +67,9 @@ def sifter(
     Returns:
         `Sifter(init, step, take, flush, observe)`:
         `init(key, batch) -> state`, from the first (and largest) pool;
-        `step(state, params, batch) -> (state, info)`; params is a mapping, None for a pool that is not to be scored,
-        or a zero-argument callable, asked only where the rule wants scores;
+        `step(state, params, batch, through=False) -> (state, info)`; params is a mapping, None for a pool that is not
+        to be scored, or a zero-argument callable, asked only where the rule wants scores; a pool handed `through` is
+        kept whole at weight 1, and neither score nor rule hears of it;
         `take(state, width=None) -> (state, (batch, weights))`, when `ps.full(state.buffer)`; width is the longest row
         of that batch, read off the buffer unless it is given;
         `flush(state) -> (state, [(batch, weights), ...])`, all that is left;
@@ -109,7 +110,9 @@ def sifter(
         state = SiftState(memory.init(), rule.init(), buffer, key, torch.zeros((), dtype=torch.int64))
         return trees.to(state, buffer.fill.device)
 
-    def step(state: SiftState, params: Params | Callable[[], Params] | None, batch: Batch) -> tuple[SiftState, Info]:
+    def step(
+        state: SiftState, params: Params | Callable[[], Params] | None, batch: Batch, *, through: bool = False
+    ) -> tuple[SiftState, Info]:
         batch = trees.plain(batch)
         rows = trees.pad(trees.to(trees.numbered(batch), state.step.device), pads)
         size = trees.batch_size(rows)
@@ -120,7 +123,9 @@ def sifter(
                 f"a pool of {size} rows came in, but the sifter was built for {pool}; "
                 "pass init the largest pool that will come"
             )
-        if not isinstance(params, dict) and callable(params):
+        if through:
+            params = None
+        elif not isinstance(params, dict) and callable(params):
             params = params() if score is not None and bool(rule.wants(state.rule)) else None
         if params is None or score is None:
             remembered, losses = state.score, torch.full((size,), torch.nan, device=state.step.device)
@@ -131,7 +136,10 @@ def sifter(
             finite = losses.isfinite()
             seen = _stand_in(losses, finite)
         extra = {name: column(batch) for name, column in columns.items()}
-        ruled, odds = rule.select(state.rule, seen, **extra)
+        if through:  # stand-in losses would spoil the rule's history
+            ruled, odds = state.rule, Odds(torch.ones_like(losses), torch.ones_like(losses))
+        else:
+            ruled, odds = rule.select(state.rule, seen, **extra)
         if finite is not None:
             odds = _policed(odds, finite, kept=nonfinite == "keep")
             bad = (~finite).sum()

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from puresift import settings, trees
 from puresift.buffers import full
+from puresift.governor import Governor
 from puresift.metrics import join
 from puresift.pools import epochs, read, size
 from puresift.rules import ranks
 from puresift.scores import unwrap
 from puresift.types import Batch, Info, Losses, Params, ScoreFn, Sifted, Sifter, SiftState
+from puresift.watch import Watch
 
 
 class Live(Mapping[str, Tensor]):
@@ -62,6 +64,8 @@ def sift(
     loader: Iterable[Batch],
     *,
     skip: int | None = None,
+    governor: Governor | None = None,
+    clock: Callable[[], float] | None = None,
 ) -> Stream:
     """Read pools, keep what the sifter keeps, and yield it in full batches.
 
@@ -75,6 +79,9 @@ def sift(
         params: `ps.live(model)`, or a zero-argument callable that gives the newest parameters, or a fixed mapping.
         loader: an iterable of batches, moved to the device of the parameters as they come.
         skip: pools to pass over first. By default `state.step`, modulo the loader's length unless it is `ps.epochs`.
+        governor: `ps.governor()`, to hand pools through unscored while sifting does not pay. What is kept then depends
+            on the clock, and a resumed stream measures anew; infos carry "sifting", "phi" and "reading", one a pool.
+        clock: what the governor reads, in seconds; by default CUDA's events there, and `time.perf_counter` elsewhere.
 
     Returns:
         An iterator of `Sifted(batch, weights, state, info)` with the newest `state`, and `observe(losses)`.
@@ -100,7 +107,9 @@ def sift(
                 f"if it already stands where it should, or skip={begun} to pass over what was read"
             )
         skip = begun % length if length else begun
-    return Stream(sifter, state, params, loader, settings.count("skip", skip, least=0))
+    if clock is not None and governor is None:
+        raise ValueError("clock= is read by a governor alone; pass governor=ps.governor() with it")
+    return Stream(sifter, state, params, loader, settings.count("skip", skip, least=0), governor, clock)
 
 
 class Stream(Iterator[Sifted]):
@@ -115,9 +124,12 @@ class Stream(Iterator[Sifted]):
         params: Params | Callable[[], Params],
         loader: Iterable[Batch],
         skip: int,
+        governor: Governor | None,
+        clock: Callable[[], float] | None,
     ):
         self.state = state
         self._sifter, self._loader, self._skip = sifter, loader, skip
+        self._governor, self._clock = governor, clock
         self._params = params if callable(params) else lambda: params
         self._batch: Batch = None
         self._run = self._generate()
@@ -133,17 +145,24 @@ class Stream(Iterator[Sifted]):
 
     def _generate(self) -> Iterator[Sifted]:
         self.state = trees.to(self.state, self._device())
+        device = self.state.step.device
+        watch = Watch(self._governor, self._clock or time.perf_counter, device, events=self._clock is None)
         began = pools = int(self.state.step)
         barren = began == 0
         while bool(full(self.state.buffer)):  # what the giver of the state had not taken yet
             barren = False
-            yield self._take(None, [])
+            sifted, start = self._take(None, []), watch.mark()
+            yield sifted
+            watch.trained(start, len(sifted.weights))
         infos: list[Info] = []
-        params: Any = self._params  # a callable: the first step asks it, if the rule wants scores at all
+        wants: int | None = None  # not known yet: the first step asks the rule, and then for params, if it wants scores
         for batch in read(self._loader, self._skip):
-            batch = trees.to(trees.plain(batch), self.state.step.device)
-            self.state, info = self._sifter.step(self.state, params, batch)
-            held, due, fatal, wants, *widths = info.extra.pop("signal").tolist()  # the one synchronisation of a pool
+            batch = trees.to(trees.plain(batch), device)
+            through = watch.through(None if wants is None else bool(wants))
+            params: Any = self._params if wants is None else self._params() if wants and not through else None
+            start = watch.mark()
+            self.state, info = self._sifter.step(self.state, params, batch, **{"through": True} if through else {})
+            (held, due, fatal, wants, *widths), info = watch.read(info, start)  # the one synchronisation of a pool
             if fatal:
                 raise ValueError(
                     f"{fatal} of {len(info.losses)} losses in pool {pools} are NaN or infinite; look for a diverging "
@@ -158,8 +177,9 @@ class Stream(Iterator[Sifted]):
                 infos = []
                 held -= len(sifted.weights)
                 due = due - len(sifted.weights) or span
+                start = watch.mark()
                 yield sifted
-            params = self._params() if wants else None
+                watch.trained(start, len(sifted.weights))
         if barren and pools == 0:
             raise ValueError("the loader gave no batch; an iterator that was used up before is the usual cause")
         if barren:

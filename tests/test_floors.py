@@ -10,11 +10,13 @@ FLOORS = {
     0: "types settings keys trees",
     1: "scores rules draws buffers",
     2: "wrappers cheap sifters",
-    3: "metrics checkpoint pools stream",
+    3: "metrics checkpoint pools stream governor watch checks replays audit",
+    4: "cli",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 # Within a floor: words build on words, and the stream on the rest of the shell.
 BESIDE = {("keys", "types"), ("trees", "types"), ("draws", "keys"), ("stream", "metrics"), ("stream", "pools")}
+BESIDE |= {("stream", "governor"), ("stream", "watch"), ("watch", "governor")}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 PURE = [path for path in FILES if FLOOR.get(path.stem, 9) <= 2]
 

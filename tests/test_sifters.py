@@ -314,3 +314,21 @@ def test_pools_may_come_from_a_loader_of_another_size_than_the_batches():
         state, batches = drain(sifter, state)
         kept -= 5 * len(batches)
     assert kept == int(state.buffer.fill[0]) < 5
+
+
+@pytest.mark.parametrize("member", MEMBERS)
+def test_a_pool_handed_through_is_kept_whole_and_nobody_hears_of_it(member):
+    """As if it had never come, but for the buffer and the step."""
+    sifter = build(MEMBERS[member]().rule, columns={"label": lambda batch: batch[1]})
+    params, pool, other = ps.live(net(1))(), data(16).tensors, data(16, seed=1).tensors
+    state, _ = sifter.step(sifter.init(ps.key(0), pool), params, pool)
+    state, _ = drain(sifter, state)
+    with laws.untouched(state, params, other):
+        after, info = sifter.step(state, params, other, through=True)
+    laws.same_layout(state, after)
+    assert laws.equal((after.score, after.rule, after.key), (state.score, state.rule, state.key))
+    assert int(after.step) == int(state.step) + 1
+    assert bool(info.mask.all() & info.losses.isnan().all() & (info.odds.weights == 1).all())
+    assert int(after.buffer.fill[0]) == int(state.buffer.fill[0]) + 16
+    assert torch.equal(info.extra["label"], other[1])
+    assert laws.equal(info._replace(extra={}), sifter.step(state, None, other, through=True)[1]._replace(extra={}))

@@ -1,0 +1,237 @@
+"""The command: `puresift replay LOG --rules ...` and `puresift check MODULE:FACTORY`."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from puresift.audit import read_log
+from puresift.checks import check
+from puresift.replays import Replayed, compare, overlap
+from puresift.types import Rule
+
+_LABELS = ("label", "labels", "class", "group", "y")
+_CLASSES = 10  # more than that, and the most frequent are shown
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 2 with one line on stderr.
+
+    Args:
+        arguments: by default those of the process.
+    """
+    chosen = _parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = lambda message, *rest: print(f"puresift: {message}", file=sys.stderr)
+            print("\n".join(chosen.run(chosen)))
+    except (ValueError, OSError) as error:
+        print("puresift: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_rule(text: str) -> Rule:
+    """A rule from its factory's name and number arguments, such as "relative:keep=0.5,history=1000".
+
+    Raises:
+        ValueError: naming what there is instead.
+    """
+    name, _, rest = text.partition(":")
+    factories = _factories()
+    if name not in factories:
+        raise ValueError(f"there is no rule {name!r}; there are {', '.join(sorted(factories))}")
+    known = inspect.signature(factories[name]).parameters
+    given: dict[str, float] = {}
+    for part in filter(None, rest.split(",")):
+        setting, equals, value = part.partition("=")
+        if not equals or setting not in known:
+            raise ValueError(f"{name} has no setting {setting!r}; it has {', '.join(known)}, each as NAME=NUMBER")
+        given[setting] = _number(f"{name}:{setting}", value)
+    if missing := [n for n, p in known.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD and n not in given]:
+        raise ValueError(f"{name} needs {', '.join(missing)}, such as {name}:{missing[0]}=0.5")
+    return factories[name](**given)
+
+
+def _factories() -> dict[str, Callable[..., Rule]]:
+    """The public factories that make a rule out of numbers alone."""
+    package = import_module("puresift")
+    public = {name: getattr(package, name) for name in package.__all__}
+    return {
+        name: thing
+        for name, thing in public.items()
+        if inspect.isfunction(thing) and thing.__annotations__.get("return") == "Rule"
+        if not any("Rule" in str(kind) for place, kind in thing.__annotations__.items() if place != "return")
+    }
+
+
+def _number(name: str, text: str) -> float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise ValueError(f"{name} must be a number, got {text!r}")
+
+
+def _replay(chosen: argparse.Namespace) -> list[str]:
+    rules = {text: parse_rule(text) for text in dict.fromkeys(chosen.rules)}
+    columns, _ = read_log(chosen.log)
+    scored = columns["loss"].isfinite()
+    losses = columns["loss"][scored]
+    if not len(losses):
+        raise ValueError(
+            f"none of the {len(scored)} rows of {chosen.log} has a finite loss, so nothing can be replayed"
+        )
+    usable = {name: column[scored] for name, column in columns.items() if isinstance(column, Tensor)}
+    del usable["loss"]
+    answer = compare(rules, losses, pool=chosen.pool, columns=usable)
+    width = max(len("rule"), *map(len, rules))
+    left = len(scored) - len(losses)
+    lines = [
+        f"{len(losses)} losses in pools of {chosen.pool}"
+        + (f"; {left} rows without a finite loss left out" * bool(left)),
+        "",
+        f"{'rule':<{width}}  {'keep':>6}  {'planned':>7}  {'ESS':>6}  {f'cost at phi {chosen.phi:g}':>16}",
+    ]
+    for row, name in enumerate(rules):
+        keep, planned, ess = float(answer.keep[row]), float(answer.planned[row]), float(answer.ess[row])
+        cost = chosen.phi + keep
+        verdict = "" if cost < 1 else "  (no less than training on everything)"
+        lines.append(f"{name:<{width}}  {keep:>6.3f}  {planned:>7.3f}  {ess:>6.3f}  {cost:>16.3f}{verdict}")
+    lines += ["", "cost: time per row seen, in rows trained on. ESS: of the kept weights, as a share of all rows."]
+    lines += _mix(answer, list(rules), width, _labels(columns, scored, chosen.label))
+    if len(rules) > 1:
+        shared = overlap(answer.mask)
+        lines += ["", "overlap of what is kept (Jaccard)"]
+        lines += [
+            f"{name:<{width}}  " + "  ".join(f"{value:.2f}" for value in shared[row].tolist())
+            for row, name in enumerate(rules)
+        ]
+    if chosen.plot:
+        _plot(answer, list(rules), losses, chosen.phi, chosen.plot)
+        lines += ["", f"plotted to {chosen.plot}"]
+    return lines
+
+
+def _labels(columns: dict[str, Any], scored: Tensor, name: str | None) -> list[Any] | None:
+    if name is not None and name not in columns:
+        raise ValueError(f"the log has no column {name!r}; it has {', '.join(columns)}")
+    name = name or next((label for label in _LABELS if label in columns), None)
+    if name is None:
+        return None
+    column = columns[name]
+    values = column.tolist() if isinstance(column, Tensor) else column
+    return [value for value, seen in zip(values, scored.tolist(), strict=True) if seen]
+
+
+def _mix(answer: Replayed, names: list[str], width: int, labels: list[Any] | None) -> list[str]:
+    """The share of each class among what is kept, beside its share of everything."""
+    if labels is None:
+        return []
+    counts: dict[str, int] = {}
+    for label in map(str, labels):
+        counts[label] = counts.get(label, 0) + 1
+    shown = sorted(sorted(counts, key=lambda label: -counts[label])[:_CLASSES])
+    member = torch.tensor([[str(label) == one for label in labels] for one in shown])
+    masks = [torch.ones(len(labels), dtype=torch.bool), *answer.mask]
+    lines = ["", f"{'class mix':<{width}}  " + "  ".join(f"{label:>6.6}" for label in shown)]
+    for name, mask in zip(["(everything)", *names], masks, strict=True):
+        shares = (member & mask).sum(1) / mask.sum().clamp(min=1)
+        lines.append(f"{name:<{width}}  " + "  ".join(f"{share:>6.3f}" for share in shares.tolist()))
+    if len(counts) > len(shown):
+        lines.append(f"(the {len(shown)} most frequent of {len(counts)} classes)")
+    return lines
+
+
+def _plot(answer: Replayed, names: list[str], losses: Tensor, phi: float, path: str) -> None:
+    try:
+        figures = import_module("matplotlib.figure")
+    except ImportError:
+        raise ValueError("--plot needs matplotlib: pip install matplotlib") from None
+    figure = figures.Figure(figsize=(10, 4), layout="constrained")
+    chance, costs = figure.subplots(1, 2)
+    parts = losses.argsort().tensor_split(min(20, len(losses)))
+    for row, name in enumerate(names):
+        shares = [float(answer.mask[row][part].float().mean()) for part in parts]
+        chance.plot([(at + 0.5) / len(parts) for at in range(len(parts))], shares, label=name)
+    chance.set(xlabel="rank of the loss, smallest to largest", ylabel="share kept", ylim=(-0.02, 1.02))
+    chance.legend()
+    costs.barh(names, answer.keep.tolist(), label="k, training")
+    costs.barh(names, [phi] * len(names), left=answer.keep.tolist(), label="phi, scoring")
+    costs.axvline(1.0, color="black", linewidth=1)
+    costs.set(xlabel="cost of a row seen; 1 is training on everything")
+    costs.legend()
+    figure.savefig(path)
+
+
+def _check(chosen: argparse.Namespace) -> list[str]:
+    place, _, name = chosen.target.partition(":")
+    if not name:
+        raise ValueError(f"write MODULE:FACTORY, such as train:scoring, got {chosen.target!r}")
+    sys.path.insert(0, os.getcwd())  # as `python -m` does
+    try:
+        factory = getattr(import_module(place), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{chosen.target} cannot be imported: {error}") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    made = factory()
+    if not isinstance(made, tuple) or len(made) != 3:
+        raise ValueError(f"{chosen.target}() must return (score, params, batch), got {type(made).__name__}")
+    report = check(*made)
+    return [
+        f"{len(report.losses)} rows checked: one finite loss a row, mean {float(report.losses.mean()):.4g}; nothing "
+        "was changed",
+        f"the losses move by {report.repeated:.1e} when repeated, {report.permuted:.1e} when the rows are reversed, "
+        f"{report.dropped:.1e} when half are dropped (of their mean)",
+    ]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="puresift", description="Online data sifting for PyTorch.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    replay = commands.add_parser(
+        "replay",
+        help="what rules would have kept of a recorded log",
+        description='Read a log of losses (ps.AuditLog, or JSONL objects with a "loss") and say what each rule would '
+        "have kept of it: the fraction, the effective sample size, the class mix, the overlap and the predicted cost.",
+        epilog="example: puresift replay log.jsonl --rules relative:keep=0.5 top:keep=0.25 --phi 0.12 --plot rules.png",
+    )
+    replay.add_argument("log", metavar="LOG", help="a .jsonl or .parquet file")
+    replay.add_argument(
+        "--rules", nargs="+", required=True, metavar="RULE", help="NAME:SETTING=NUMBER,... with a name from puresift"
+    )
+    replay.add_argument(
+        "--phi",
+        type=float,
+        default=0.12,
+        help="time to score a row over time to train on one (default .12, measured for bfloat16 scoring; a full-price "
+        "forward is 1/3)",
+    )
+    replay.add_argument("--pool", type=int, default=64, help="rows in a pool (default 64)")
+    replay.add_argument("--label", help=f"the column of classes (default the first of {', '.join(_LABELS)})")
+    replay.add_argument("--plot", metavar="OUT.png", help="also plot; needs matplotlib")
+    replay.set_defaults(run=_replay)
+    contract = commands.add_parser(
+        "check",
+        help="check the contract of a score",
+        description="Import MODULE, call FACTORY() for (score, params, batch), and check the score on the batch.",
+    )
+    contract.add_argument("target", metavar="MODULE:FACTORY")
+    contract.set_defaults(run=_check)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

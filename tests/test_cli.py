@@ -1,0 +1,188 @@
+"""The command: what it prints, what it plots, and one line on stderr with exit code 2 for whatever goes wrong."""
+
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import puresift as ps
+from puresift.cli import main, parse_rule
+
+ARROW = importlib.util.find_spec("pyarrow") is not None
+
+
+@pytest.fixture
+def log(tmp_path):
+    """320 losses, the last 16 unscored; class 1 has the larger half of each pool's."""
+    sifter = ps.sifter(
+        lambda params, batch: batch[0],
+        ps.relative(keep=0.5),
+        batch_size=64,
+        columns={"id": lambda batch: batch[1], "label": lambda batch: (batch[0] > 0.5).long()},
+    )
+    values = ps.keys.uniform(ps.key(0), 320)
+    pools = list(zip(values.split(64), torch.arange(320).split(64), strict=True))
+    state = sifter.init(ps.key(0), pools[0])
+    with ps.AuditLog(tmp_path / "log.jsonl") as written:
+        for at, pool in enumerate(pools):
+            state, info = sifter.step(state, {}, pool)
+            state, _ = sifter.flush(state)
+            if at == 4:
+                info = info._replace(losses=torch.where(torch.arange(64) < 48, info.losses, torch.nan))
+            written.write(info, state.step)
+    return tmp_path / "log.jsonl"
+
+
+def test_replay_prints_what_each_rule_would_have_kept(log, capsys):
+    rules = ["relative:keep=0.5,history=256", "top:keep=0.25", "uniform:keep=1"]
+    assert main(["replay", str(log), "--rules", *rules, "--phi", "0.2"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "304 losses in pools of 64; 16 rows without a finite loss left out" in out
+    losses = ps.read_log(log).columns["loss"]
+    losses = losses[losses.isfinite()]
+    answer = ps.compare({rule: parse_rule(rule) for rule in rules}, losses)
+    for row, rule in enumerate(rules):
+        found = re.search(rf"^{re.escape(rule)} +([\d.]+) +([\d.]+) +([\d.]+) +([\d.]+)( .*)?$", out, re.MULTILINE)
+        keep = float(answer.keep[row])
+        assert [float(part) for part in found.groups()[:4]] == pytest.approx(
+            [keep, float(answer.planned[row]), float(answer.ess[row]), keep + 0.2], abs=6e-4
+        )
+        assert bool(found[5]) == (rule == "uniform:keep=1")
+    assert re.search(r"^top:keep=0.25 +0.000 +1.000$", out, re.MULTILINE), "top keeps none of the lower class"
+    assert re.search(r"^uniform:keep=1 +0.\d+  0.25  1.00$", out, re.MULTILINE), "the overlap"
+
+
+def test_replay_plots(log, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "out.png"
+    assert main(["replay", str(log), "--rules", "top:keep=0.25", "relative:beta=3", "--plot", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert f"plotted to {picture}" in capsys.readouterr().out
+
+
+def test_a_damaged_log_is_replayed_as_far_as_it_can_be_read(log, capsys):
+    log.write_bytes(log.read_bytes()[:5000])
+    assert main(["replay", str(log), "--rules", "top:keep=0.25"]) == 0
+    out, err = capsys.readouterr()
+    assert " losses in pools of 64" in out
+    assert re.fullmatch(r"puresift: log.jsonl: 1 of \d+ lines cannot be read and were left out, .*\n", err)
+
+
+def test_without_classes_there_is_no_mix_and_text_classes_work(tmp_path, capsys):
+    path = tmp_path / "log.jsonl"
+    path.write_text("".join(json.dumps({"loss": at, "kind": f"k{at % 12}"}) + "\n" for at in range(48)))
+    assert main(["replay", str(path), "--rules", "top:keep=0.5"]) == 0
+    assert "class mix" not in capsys.readouterr().out
+    assert main(["replay", str(path), "--rules", "top:keep=0.5", "--label", "kind"]) == 0
+    out = capsys.readouterr().out
+    assert "class mix" in out
+    assert "(the 10 most frequent of 12 classes)" in out
+    assert "overlap" not in out
+
+
+@pytest.mark.skipif(not ARROW, reason="needs pyarrow")
+def test_parquet_is_replayed_too(tmp_path, capsys):
+    odds = ps.Odds(torch.ones(8), torch.ones(8))
+    with ps.AuditLog(tmp_path / "log.parquet") as written:
+        written.write(ps.Info(torch.arange(8.0), odds, torch.ones(8).bool(), {}), 1)
+    assert main(["replay", str(tmp_path / "log.parquet"), "--rules", "top:keep=0.5"]) == 0
+    assert "8 losses" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("best:keep=0.5", r"there is no rule 'best'; there are .*relative, .*top"),
+        ("delay:steps=3", "there is no rule 'delay'"),
+        ("__import__:os=1", "there is no rule '__import__'"),
+        ("top:kep=0.5", "top has no setting 'kep'; it has keep, each as NAME=NUMBER"),
+        ("top:0.5", "top has no setting '0.5'"),
+        ("top:keep=half", "top:keep must be a number, got 'half'"),
+        ("top", "top needs keep, such as top:keep=0.5"),
+        ("top:keep=2", r"keep must be in \(0, 1\], got 2"),
+        ("relative:keep=0.5,history=0.5", "history must be a whole number >= 1"),
+        ("relative", "exactly one of keep .* and beta"),
+    ],
+)
+def test_bad_rules_are_one_line(log, capsys, rule, words):
+    assert main(["replay", str(log), "--rules", rule]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(f"puresift: .*{words}.*\n", err), err
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "words"),
+    [
+        (None, [], "No such file"),
+        ("", [], 'no line that is a JSON object with a "loss"'),
+        ('{"loss": null}\n', [], "none of the 1 rows of .* has a finite loss"),
+        ('{"loss": 1}\n', ["--pool", "0"], "pool must be a whole number >= 1"),
+        ('{"loss": 1}\n', ["--label", "kind"], "the log has no column 'kind'; it has loss"),
+    ],
+)
+def test_bad_logs_are_one_line(tmp_path, capsys, content, more, words):
+    path = tmp_path / "log.jsonl"
+    if content is not None:
+        path.write_text(content)
+    assert main(["replay", str(path), "--rules", "top:keep=0.5", *more]) == 2
+    assert re.fullmatch(f"puresift: .*{words}.*\n", capsys.readouterr().err)
+
+
+MODULE = """
+import torch
+X = torch.arange(12.0).reshape(4, 3)
+def good(): return lambda params, x: x.sum(1), {}, X
+def bad(): return lambda params, x: x.mean(), {}, X
+def short(): return X
+"""
+
+
+def test_check_imports_a_factory_and_checks_its_score(tmp_path, capsys, monkeypatch):
+    (tmp_path / "mine_to_check.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine_to_check", raising=False)
+    path = list(sys.path)
+    assert main(["check", "mine_to_check:good"]) == 0
+    assert "4 rows checked: one finite loss a row, mean 16.5; nothing was changed" in capsys.readouterr().out
+    for target, words in {
+        "mine_to_check:bad": "already reduced to one number",
+        "mine_to_check:short": r"must return \(score, params, batch\), got Tensor",
+        "mine_to_check:none": "cannot be imported: .*no attribute 'none'",
+        "no_such_module:x": "cannot be imported: No module named",
+        "mine_to_check": "write MODULE:FACTORY",
+    }.items():
+        assert main(["check", target]) == 2
+        assert re.fullmatch(f"puresift: .*{words}.*\n", capsys.readouterr().err)
+    assert sys.path == path
+
+
+@pytest.mark.parametrize("arguments", [[], ["replay"], ["replay", "log.jsonl"], ["frobnicate"]])
+def test_usage_is_exit_code_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: puresift" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["replay", "--help"], ["check", "--help"]])
+def test_help_helps(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    assert "usage: puresift" in capsys.readouterr().out
+
+
+def test_it_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "puresift.cli", "replay", "none.jsonl", "--rules", "top:keep=1"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
