@@ -37,6 +37,21 @@ from puresift.types import Sifted
 from puresift.types import Sifter
 from puresift.types import SiftState
 from puresift.wrappers import delay
+from puresift.adjust import drop_top
+from puresift.adjust import floor
+from puresift.adjust import hold
+from puresift.adjust import mix
+from puresift.adjust import unbiased
+from puresift.cuts import band
+from puresift.cuts import prune
+from puresift.cuts import threshold
+from puresift.groups import by_group
+from puresift.groups import cover
+from puresift.weighted import importance
+from puresift.weighted import ranked
+from puresift.wrappers import anneal
+from puresift.wrappers import interrupt
+from puresift.wrappers import ramp
 
 __version__ = "0.1.0"
 __all__ = [
@@ -51,22 +66,35 @@ __all__ = [
     "SiftState",
     "Sifted",
     "Sifter",
+    "anneal",
     "autocast",
+    "band",
     "batched",
     "bernoulli",
+    "by_group",
     "chunked",
+    "cover",
     "delay",
+    "drop_top",
     "empty",
     "epochs",
     "fastest",
+    "floor",
     "full",
+    "hold",
+    "importance",
+    "interrupt",
     "key",
     "keys",
     "live",
     "load_state_dict",
+    "mix",
     "peek",
     "per_sample",
     "progress",
+    "prune",
+    "ramp",
+    "ranked",
     "refill",
     "relative",
     "sift",
@@ -75,6 +103,8 @@ __all__ = [
     "summarize",
     "systematic",
     "take",
+    "threshold",
     "top",
+    "unbiased",
     "uniform",
 ]
