@@ -59,7 +59,8 @@ def mix(*rules: Rule, shares: tuple[Number, ...] | list[Number] | None = None) -
         return MixState(tuple(rule.init() for rule in rules))
 
     def select(state: MixState, losses: Losses, **columns: Any) -> tuple[MixState, Odds]:
-        states, probs, pull, weights = [], 0.0, 0.0, 0.0
+        states: list[Any] = []
+        probs = pull = weights = torch.zeros_like(losses, dtype=torch.float64)
         for rule, inner, part in zip(rules, state.inner, parts, strict=True):
             after, odds = rule.select(inner, losses, **columns)
             states.append(after)
@@ -67,7 +68,7 @@ def mix(*rules: Rule, shares: tuple[Number, ...] | list[Number] | None = None) -
             probs = probs + share * odds.probs.double()
             pull = pull + share * odds.probs.double() * odds.weights
             weights = weights + share * odds.weights
-        likely = (probs * torch.ones_like(losses, dtype=torch.float64)).clamp(max=1)
+        likely = probs.clamp(max=1)
         weighed = torch.where(likely > 0, pull / likely, weights)
         return MixState(tuple(states)), Odds(likely.float(), weighed.float())
 

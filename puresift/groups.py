@@ -124,7 +124,7 @@ def _divide(probs: Tensor, member: Tensor, wishes: Tensor, known: Tensor) -> Ten
     fraction = fill(torch.where(known, wishes, 0.0), planned).double()
     totals = torch.where(member, fraction, 0.0).sort(dim=1).values.sum(1)
     scaled = torch.func.vmap(_within)(probs.expand_as(member), member, totals)
-    return torch.where(member, scaled, 0.0).sum(0)
+    return torch.where(member, scaled, 0.0).sum(0).float()
 
 
 def _within(probs: Tensor, member: Tensor, total: Tensor) -> Tensor:

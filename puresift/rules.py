@@ -167,7 +167,7 @@ def _by_age(state: AgedState, losses: Losses) -> tuple[AgedState, _Placed]:
     born = state.born.index_copy(0, places, seen.expand(losses.shape[0]))
     filled = torch.arange(length, device=losses.device) < seen
     # Whole numbers, so that their sums are exact in any order.
-    counts = torch.exp((seen - born) * (-4.0 / length)).mul(2**20).round().long().where(filled, 0)
+    counts = torch.exp((seen - born).double() * (-4 / length)).mul(2**20).round().long().where(filled, 0)
     ordered, order = history.sort()
     sums = torch.nn.functional.pad(counts.gather(0, order).cumsum(0), (1, 0))
     below, upto = ranks(ordered, losses)
@@ -248,12 +248,16 @@ def top(keep: Number) -> Rule:
 
 
 def _mean_power(below: Tensor, upto: Tensor, number: Tensor | int, equal: Tensor, exponent: Number) -> Tensor:
-    """u ** exponent at the mid-rank, or, for a tie, its mean over u in [below / n, upto / n]; accurate in float32."""
+    """u ** exponent at the mid-rank, or, for a tie, its mean over u in [below / n, upto / n].
+
+    In double precision: float32 powers differ in the last bit between a vector's lanes and its tail.
+    """
+    below, upto = below.double(), upto.double()
     middle = ((below + upto) / 2 / number) ** exponent
     share = (upto - below) / upto  # of the interval [0, upto / n]; log1p keeps small shares exact
     power = exponent + 1
     tied = (upto / number) ** exponent * -torch.expm1(power * torch.log1p(-share)) / (power * share)
-    return torch.where(equal == 1, middle, tied)
+    return torch.where(equal == 1, middle, tied).float()
 
 
 def _always(state: Any) -> Tensor:

@@ -129,7 +129,20 @@ def test_public_things_are_documented(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["relative", "top", "threshold", "band", "prune", "importance", "ranked", "unbiased", "drop_top", "by_group", "interrupt"],
+    [
+        "relative",
+        "top",
+        "threshold",
+        "band",
+        "prune",
+        "importance",
+        "ranked",
+        "unbiased",
+        "drop_top",
+        "by_group",
+        "interrupt",
+        "ramp",
+    ],
 )
 def test_rules_cite_their_source(name):
     assert "References:" in inspect.getdoc(getattr(ps, name))

@@ -14,7 +14,10 @@ FLOORS = {
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 # Within a floor: words build on words, and the stream on the rest of the shell.
-BESIDE = {("keys", "types"), ("trees", "types"), ("ranks", "settings"), ("ranks", "types"), ("draws", "keys"), ("stream", "metrics"), ("stream", "pools")}
+BESIDE = {
+    *{("keys", "types"), ("trees", "types"), ("ranks", "settings"), ("ranks", "types")},
+    *{("draws", "keys"), ("stream", "metrics"), ("stream", "pools")},
+}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 PURE = [path for path in FILES if FLOOR.get(path.stem, 9) <= 2]
 
