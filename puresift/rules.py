@@ -65,9 +65,7 @@ class ScaledState(NamedTuple):
 
     history: Tensor  # Float[history]
     seen: Tensor  # Int64[], losses so far
-    mass: Tensor  # Float64[], of the moments
-    location: Tensor  # Float64[]
-    spread: Tensor  # Float64[], mass * scale ** 2
+    moments: Tensor  # Float64[3]: mass, location, mass * scale ** 2; one tensor, for compile reads 0-d doubles
 
 
 class WindowState(NamedTuple):
@@ -177,22 +175,19 @@ def _by_age(state: AgedState, losses: Losses) -> tuple[AgedState, _Placed]:
 
 def _by_scale(state: ScaledState, losses: Losses) -> tuple[ScaledState, _Placed]:
     size, rate = losses.shape[0], 8 / state.history.shape[0]
+    fade = math.exp(-rate * size)
     pool = losses.double()
     middle = mean(pool)
-    old = state.mass * math.exp(-rate * size)
+    mass, location, spread = state.moments.unbind()
+    old, shift = mass * fade, middle - location
     mass = old + size
-    shift = middle - state.location
-    location = state.location + shift * (size / mass)
+    location = location + shift * (size / mass)
     within = mean((pool - middle).square()) * size
-    spread = state.spread * math.exp(-rate * size) + within + shift.square() * (old * size / mass)
+    spread = spread * fade + within + shift.square() * (old * size / mass)
     scale = (spread / mass).sqrt()
     units = torch.where(scale > 0, (pool - location) / scale, 0.0).float()
     inner, placed = _by_history(RelativeState(state.history, state.seen), units)
-    return ScaledState(*inner, mass, location, spread), placed
-
-
-def _zeros(number: int) -> tuple[Tensor, ...]:
-    return tuple(torch.zeros((), dtype=torch.float64) for _ in range(number))
+    return ScaledState(*inner, torch.stack([mass, location, spread])), placed
 
 
 _DRIFTS: dict[str | None, tuple[Callable[[int], Any], Callable[[Any, Losses], tuple[Any, _Placed]]]] = {
@@ -204,7 +199,7 @@ _DRIFTS: dict[str | None, tuple[Callable[[int], Any], Callable[[Any, Losses], tu
         ),
         _by_age,
     ),
-    "scale": (lambda history: ScaledState(*_unseen(history), *_zeros(3)), _by_scale),
+    "scale": (lambda history: ScaledState(*_unseen(history), torch.zeros(3, dtype=torch.float64)), _by_scale),
 }
 
 
