@@ -195,7 +195,9 @@ def test_age_weighted_ranks(stream):
         seen = [(x, math.exp(-4 * age / HISTORY)) for x, age in past[-HISTORY:]]
         whole = math.fsum(w for _, w in seen)
         for x, p in zip(pool, odds.probs.tolist(), strict=True):
-            below, equal = (math.fsum(w for y, w in seen if sign(y, x)) / whole for sign in (float.__lt__, float.__eq__))
+            below, equal = (
+                math.fsum(w for y, w in seen if sign(y, x)) / whole for sign in (float.__lt__, float.__eq__)
+            )
             alone = sum(y == x for y, _ in seen) == 1
             assert p == pytest.approx(mean_power(below, below + equal, alone, 2.0), abs=1e-5)
 
