@@ -40,7 +40,8 @@ def by_group(
 
     In all but the first, p = min(1, c * p) with one c a group. Every group pays for a pool, whether it has rows or not.
 
-    Differs from Guo et al.'s RCAP, which selects by class once an epoch, in working pool by pool with any rule.
+    Differs from Hassan et al.'s RCAP, which divides an epoch by its classes' losses, in working pool by pool with any rule
+    and group.
 
     Args:
         rule: the rule of each group.
@@ -63,7 +64,8 @@ def by_group(
         tensor([0., 1., 0., 1.])
 
     References:
-        Ziyang Guo et al., "RCAP: Robust, Class-Aware, Probabilistic Dynamic Dataset Pruning", 2025.
+        Atif Hassan, Swanand Khare, Jiaul H. Paik, "RCAP: Robust, Class-Aware, Probabilistic Dynamic Dataset Pruning",
+        2026.
     """
     settings.count("groups", groups)
     if fractions not in ("proportional", "equal", "balanced", "loss"):
