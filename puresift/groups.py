@@ -40,8 +40,8 @@ def by_group(
 
     In all but the first, p = min(1, c * p) with one c a group. Every group pays for a pool, whether it has rows or not.
 
-    Differs from Hassan et al.'s RCAP, which divides an epoch by its classes' losses, in working pool by pool with any rule
-    and group.
+    Differs from Hassan et al.'s RCAP, which divides an epoch among classes by their losses, in working pool by pool,
+    with any rule and any group.
 
     Args:
         rule: the rule of each group.

@@ -39,6 +39,22 @@ def test_one_group_is_the_rule_itself():
         assert laws.equal(odds, expected)
 
 
+def test_a_group_meets_its_rule_in_a_pool_as_long_as_the_whole_one():
+    """Its own losses in ascending order, each repeated evenly, also where its rows do not divide the pool."""
+    plain, sizes = ps.relative(beta=2.0, history=64), (3, 7, 1)
+    rule, group = ps.by_group(plain, groups=3), torch.tensor([0] * 3 + [1] * 7 + [2])
+    state, inner = rule.init(), [plain.init() for _ in sizes]
+    for t in range(3):
+        pool = ps.keys.uniform(ps.key(t), 11)
+        state, odds = rule.select(state, pool, group=group)
+        for g, n in enumerate(sizes):
+            rows = sorted(pool[group == g].tolist())
+            stretched = [rows[i * n // 11] for i in range(11)]
+            inner[g], expected = plain.select(inner[g], torch.tensor(stretched))
+            known = dict(zip(stretched, expected.probs.tolist(), strict=True))
+            assert odds.probs[group == g].tolist() == [known[x] for x in pool[group == g].tolist()]
+
+
 def test_a_group_is_ranked_among_its_own():
     """One class has ten times the losses of the other: the plain rule drops the easy one, groups keep half of both."""
     pool = ps.keys.uniform(ps.key(0), 64)
