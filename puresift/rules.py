@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from puresift import settings
+from puresift.ranks import mean, ranks, remember, slots
 from puresift.settings import Number
 from puresift.types import Losses, Odds, Rule
 
@@ -49,21 +52,54 @@ class RelativeState(NamedTuple):
     seen: Tensor  # Int64[], losses so far
 
 
-def relative(keep: Number | None = None, *, beta: Number | None = None, history: int = 1024) -> Rule:
+class AgedState(NamedTuple):
+    """The last losses, in a ring, and when they came."""
+
+    history: Tensor  # Float[history]
+    born: Tensor  # Int64[history], losses seen when the pool had come in
+    seen: Tensor  # Int64[], losses so far
+
+
+class ScaledState(NamedTuple):
+    """The last losses, in a ring, in units of the location and the scale of their time."""
+
+    history: Tensor  # Float[history]
+    seen: Tensor  # Int64[], losses so far
+    moments: Tensor  # Float64[3]: mass, location, mass * scale ** 2; one tensor, for compile reads 0-d doubles
+
+
+class WindowState(NamedTuple):
+    """Nothing to remember: a pool is ranked by itself."""
+
+
+def relative(
+    keep: Number | None = None,
+    *,
+    beta: Number | None = None,
+    history: int = 1024,
+    drift: Literal["window", "age", "scale"] | None = None,
+) -> Rule:
     """Keep a loss with the probability of its percentile: p = CDF(loss) ** beta, and keep = 1 / (1 + beta).
 
     CDF is the mid-rank among the last `history` losses, the pool itself included: (#less + 1/2) / n. Losses that tie
     share the mean of u ** beta over the ranks that they span, so that a stream of equal losses still keeps the planned
     fraction. That fraction holds from the first pool on while losses are exchangeable, for pools of 16 rows or more;
-    while they fall, ranks among older, larger losses are too low and the rule keeps less than planned (`history` as
-    short as a pool lags least).
+    while they fall, ranks among older, larger losses are too low and the rule keeps less than planned. `drift` says
+    how to make up for that:
 
-    Differs from Jiang et al.: ranks include ties (theirs keep nothing of equal losses) and the plan is given as `keep`.
+        None      not at all: every loss in the history counts alike
+        "window"  the pool is ranked by itself, without a history; the pool's number of ranks is all there is
+        "age"     a loss that came `a` losses ago counts exp(-4 * a / history) in the CDF
+        "scale"   losses are ranked as (loss - location) / scale, both running over the last `history / 8` losses or so
+
+    Differs from Jiang et al.: ranks include ties (theirs keep nothing of equal losses), the plan is given as `keep`,
+    and drift can be made up for.
 
     Args:
         keep: the planned fraction, in (0, 1].
         beta: the exponent, >= 0, in place of keep; 0 keeps everything, larger is harsher.
         history: losses remembered, at least a pool.
+        drift: how ranks follow losses that move, see above.
 
     Returns:
         A rule with weights 1.
@@ -87,24 +123,84 @@ def relative(keep: Number | None = None, *, beta: Number | None = None, history:
     elif beta is not None:
         exponent = settings.nonnegative("beta", beta, cure="keep = 1 / (1 + beta)")
     settings.count("history", history)
+    if drift not in _DRIFTS:
+        raise ValueError(f'drift must be None, "window", "age" or "scale", got {drift!r}')
+    start, place = _DRIFTS[drift]
 
-    def init() -> RelativeState:
-        return RelativeState(torch.full((history,), torch.inf), torch.zeros((), dtype=torch.int64))
-
-    def select(state: RelativeState, losses: Losses, **columns: Any) -> tuple[RelativeState, Odds]:
-        losses, size = losses.float(), losses.shape[0]
-        if size > history:
-            raise ValueError(
-                f"a pool of {size} losses does not fit a history of {history}; pass history={size} or more"
-            )
-        slots = (state.seen + torch.arange(size, device=losses.device)) % history
-        state = RelativeState(state.history.index_copy(0, slots, losses), state.seen + size)
-        number = state.seen.clamp(max=history)
-        below, upto = ranks(state.history.sort().values, losses)
-        probs = _mean_power(below, upto, number, exponent)
+    def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
+        state, placed = place(state, losses.float())
+        probs = _mean_power(*placed, exponent)
         return state, Odds(probs, torch.ones_like(probs))
 
-    return Rule(init, select, _always)
+    return Rule(lambda: start(history), select, _always)
+
+
+class _Placed(NamedTuple):
+    """The ranks a loss owns, [below, upto] out of number, and how many losses share them."""
+
+    below: Tensor
+    upto: Tensor
+    number: Tensor | int
+    equal: Tensor
+
+
+def _unseen(history: int) -> tuple[Tensor, Tensor]:
+    return torch.full((history,), torch.inf), torch.zeros((), dtype=torch.int64)
+
+
+def _by_history(state: RelativeState, losses: Losses) -> tuple[RelativeState, _Placed]:
+    state = RelativeState(*remember(state.history, state.seen, losses))
+    below, upto = ranks(state.history.sort().values, losses)
+    return state, _Placed(below, upto, state.seen.clamp(max=state.history.shape[0]), upto - below)
+
+
+def _by_itself(state: WindowState, losses: Losses) -> tuple[WindowState, _Placed]:
+    below, upto = ranks(losses.sort().values, losses)
+    return state, _Placed(below, upto, losses.shape[0], upto - below)
+
+
+def _by_age(state: AgedState, losses: Losses) -> tuple[AgedState, _Placed]:
+    length, places = state.history.shape[0], slots(state.history, state.seen, losses)
+    history, seen = remember(state.history, state.seen, losses)
+    born = state.born.index_copy(0, places, seen.expand(losses.shape[0]))
+    filled = torch.arange(length, device=losses.device) < seen
+    # Whole numbers, so that their sums are exact in any order.
+    counts = torch.exp((seen - born).double() * (-4 / length)).mul(2**20).round().long().where(filled, 0)
+    ordered, order = history.sort()
+    sums = torch.nn.functional.pad(counts.gather(0, order).cumsum(0), (1, 0))
+    below, upto = ranks(ordered, losses)
+    placed = _Placed(sums.gather(0, below), sums.gather(0, upto), sums[-1], upto - below)
+    return AgedState(history, born, seen), placed
+
+
+def _by_scale(state: ScaledState, losses: Losses) -> tuple[ScaledState, _Placed]:
+    size, rate = losses.shape[0], 8 / state.history.shape[0]
+    fade = math.exp(-rate * size)
+    pool = losses.double()
+    middle = mean(pool)
+    mass, location, spread = state.moments.unbind()
+    old, shift = mass * fade, middle - location
+    mass = old + size
+    location = location + shift * (size / mass)
+    within = mean((pool - middle).square()) * size
+    spread = spread * fade + within + shift.square() * (old * size / mass)
+    scale = (spread / mass).sqrt()
+    units = torch.where(scale > 0, (pool - location) / scale, 0.0).float()
+    inner, placed = _by_history(RelativeState(state.history, state.seen), units)
+    return ScaledState(*inner, torch.stack([mass, location, spread])), placed
+
+
+_DRIFTS: dict[str | None, tuple[Callable[[int], Any], Callable[[Any, Losses], tuple[Any, _Placed]]]] = {
+    None: (lambda history: RelativeState(*_unseen(history)), _by_history),
+    "window": (lambda history: WindowState(), _by_itself),
+    "age": (
+        lambda history: AgedState(
+            _unseen(history)[0], torch.zeros(history, dtype=torch.int64), torch.zeros((), dtype=torch.int64)
+        ),
+        _by_age,
+    ),
+    "scale": (lambda history: ScaledState(*_unseen(history), torch.zeros(3, dtype=torch.float64)), _by_scale),
+}
 
 
 class TopState(NamedTuple):
@@ -146,28 +242,17 @@ def top(keep: Number) -> Rule:
     return Rule(TopState, select, _always)
 
 
-def ranks(ordered: Tensor, losses: Losses) -> tuple[Tensor, Tensor]:
-    """How many of `ordered` lie below each loss, and how many up to it.
+def _mean_power(below: Tensor, upto: Tensor, number: Tensor | int, equal: Tensor, exponent: Number) -> Tensor:
+    """u ** exponent at the mid-rank, or, for a tie, its mean over u in [below / n, upto / n].
 
-    Args:
-        ordered: Float[n], ascending.
-        losses: Float[B].
-
-    Returns:
-        Two Int64[B].
+    In double precision: float32 powers differ in the last bit between a vector's lanes and its tail.
     """
-    # Under vmap over states alone, shared losses would be expanded without a copy, and searchsorted warns: copy them.
-    losses = torch.where(ordered[:1].isnan(), losses, losses)
-    return torch.searchsorted(ordered, losses), torch.searchsorted(ordered, losses, right=True)
-
-
-def _mean_power(below: Tensor, upto: Tensor, number: Tensor, exponent: Number) -> Tensor:
-    """u ** exponent at the mid-rank, or, for a tie, its mean over u in [below / n, upto / n]; accurate in float32."""
-    middle = ((below + 0.5) / number) ** exponent
+    below, upto = below.double(), upto.double()
+    middle = ((below + upto) / 2 / number) ** exponent
     share = (upto - below) / upto  # of the interval [0, upto / n]; log1p keeps small shares exact
     power = exponent + 1
-    mean = (upto / number) ** exponent * -torch.expm1(power * torch.log1p(-share)) / (power * share)
-    return torch.where(upto - below == 1, middle, mean)
+    tied = (upto / number) ** exponent * -torch.expm1(power * torch.log1p(-share)) / (power * share)
+    return torch.where(equal == 1, middle, tied).float()
 
 
 def _always(state: Any) -> Tensor:

@@ -20,6 +20,7 @@ class Member(NamedTuple):
     rule: ps.Rule
     monotone: bool = True  # a larger loss is never less likely to be kept
     scale_free: bool = True  # scaling all losses by a positive number changes nothing
+    by_loss: bool = True  # rows of equal loss share their odds, whatever their columns say
 
 
 RULES: dict[str, Callable[[], Member]] = {
@@ -30,12 +31,54 @@ RULES: dict[str, Callable[[], Member]] = {
     "relative-mild": lambda: Member(ps.relative(beta=0.25, history=40)),
     "relative-all": lambda: Member(ps.relative(beta=0.0, history=64)),
     "top": lambda: Member(ps.top(keep=0.4)),
+    "relative-window": lambda: Member(ps.relative(keep=0.4, drift="window")),
+    "relative-age": lambda: Member(ps.relative(keep=0.4, history=48, drift="age")),
+    "relative-scale": lambda: Member(ps.relative(keep=0.4, history=48, drift="scale")),
+    "threshold": lambda: Member(ps.threshold(quantile=0.7, history=64)),
+    "threshold-value": lambda: Member(ps.threshold(0.4), scale_free=False),
+    "band": lambda: Member(ps.band(0.2, high=0.85, history=64), monotone=False),
+    "prune": lambda: Member(ps.prune(ratio=0.6, history=64)),
+    "importance": lambda: Member(ps.importance(keep=0.4)),
+    "importance-pure": lambda: Member(ps.importance(keep=0.3, floor=0.0, bias=0.5)),
+    "ranked": lambda: Member(ps.ranked(keep=0.3)),
 }
 WRAPPERS: dict[str, Callable[[], Member]] = {
     "delay": lambda: Member(ps.delay(ps.relative(keep=0.5, history=64), steps=2)),
     "delay-none": lambda: Member(ps.delay(ps.top(keep=0.5), steps=0)),
+    "delay-again": lambda: Member(ps.delay(ps.relative(keep=0.5, history=64), steps=1, every=3)),
+    "interrupt": lambda: Member(ps.interrupt(ps.prune(history=64), pools=8, start=0.1, every=3)),
+    "anneal": lambda: Member(ps.anneal(lambda keep: ps.relative(keep, history=64), ps.ramp(0.2, last=0.6, pools=6))),
+    "anneal-importance": lambda: Member(ps.anneal(ps.importance, ps.ramp(0.3, pools=9, full=0.4))),
+    "mix": lambda: Member(ps.mix(ps.importance(keep=0.3), ps.relative(keep=0.5, history=64), shares=(2.0, 1.0))),
+    "mix-delay": lambda: Member(ps.mix(ps.uniform(keep=0.2), ps.delay(ps.prune(history=64), steps=2))),
+    "floor": lambda: Member(ps.floor(ps.threshold(quantile=0.5, history=64), 0.1)),
+    "drop_top": lambda: Member(ps.drop_top(ps.relative(keep=0.5, history=64), 0.9, history=64), monotone=False),
+    "unbiased": lambda: Member(ps.unbiased(ps.relative(keep=0.5, history=64))),
+    "unbiased-clip": lambda: Member(ps.unbiased(ps.floor(ps.top(0.3), 0.05), keep=0.3, clip=4.0, exponent=0.8)),
+    "hold": lambda: Member(ps.hold(ps.relative(beta=2.0, history=64), keep=0.4)),
+    "hold-delay": lambda: Member(ps.hold(ps.delay(ps.threshold(0.4), steps=2), keep=0.3), scale_free=False),
+    "by_group": lambda: Member(ps.by_group(ps.relative(keep=0.5, history=64), groups=4), monotone=False, by_loss=False),
+    "by_group-equal": lambda: Member(
+        ps.by_group(ps.importance(keep=0.5), groups=4, fractions="equal"), monotone=False, by_loss=False
+    ),
+    "by_group-balanced": lambda: Member(
+        ps.by_group(ps.top(keep=0.5), groups=4, fractions="balanced"), monotone=False, by_loss=False
+    ),
+    "by_group-loss": lambda: Member(
+        ps.by_group(ps.delay(ps.prune(history=64), steps=1), groups=3, fractions="loss"), monotone=False, by_loss=False
+    ),
+    "cover": lambda: Member(ps.cover(ps.relative(keep=0.3, history=64), size=96, epochs=3), False, by_loss=False),
+    "cover-unbiased": lambda: Member(
+        ps.unbiased(ps.cover(ps.interrupt(ps.importance(0.3), pools=8), size=96, epochs=2)), False, by_loss=False
+    ),
 }
 MEMBERS = {**RULES, **WRAPPERS}
+# What rules by column see: of a batch of the small classifier's rows, and of bare losses.
+COLUMNS: dict[str, Callable[[Any], Tensor]] = {
+    "label": lambda batch: batch[1],
+    "group": lambda batch: batch[1],
+    "id": lambda batch: (batch[0][:, 0].abs() * 1e4).long() % 96,
+}
 DRAWS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bernoulli": ps.bernoulli, "systematic": ps.systematic}
 SCORES: dict[str, Callable[[], Any]] = {
     "batched": lambda: ps.batched(net(), cross_entropy),
@@ -91,11 +134,16 @@ def odds_are_odds(odds: ps.Odds, size: int) -> None:
     assert bool((odds.weights.isfinite() & (odds.weights > 0)).all()), odds.weights
 
 
+def columns(size: int) -> dict[str, Tensor]:
+    """The columns of a pool that has none of its own."""
+    return {"group": torch.arange(size) * 7 % 3, "id": (torch.arange(size) * 5 + 2) % 96}
+
+
 def warmed(rule: ps.Rule, pools: int = 3, size: int = 16) -> Any:
     """A state that has seen a few pools."""
     state = rule.init()
     for pool in range(pools):
-        state, _ = rule.select(state, ps.keys.uniform(ps.key(pool), size))
+        state, _ = rule.select(state, ps.keys.uniform(ps.key(pool), size), **columns(size))
     return state
 
 

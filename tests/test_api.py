@@ -51,6 +51,21 @@ PUBLIC = [
     "take",
     "top",
     "uniform",
+    "anneal",
+    "band",
+    "by_group",
+    "cover",
+    "drop_top",
+    "floor",
+    "hold",
+    "importance",
+    "interrupt",
+    "mix",
+    "prune",
+    "ramp",
+    "ranked",
+    "threshold",
+    "unbiased",
 ]
 FIELDS = {
     "Rule": "init select wants",
@@ -123,6 +138,22 @@ def test_public_things_are_documented(name):
         assert "Args:" in text
 
 
-@pytest.mark.parametrize("name", ["relative", "top"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "relative",
+        "top",
+        "threshold",
+        "band",
+        "prune",
+        "importance",
+        "ranked",
+        "unbiased",
+        "drop_top",
+        "by_group",
+        "interrupt",
+        "ramp",
+    ],
+)
 def test_rules_cite_their_source(name):
     assert "References:" in inspect.getdoc(getattr(ps, name))

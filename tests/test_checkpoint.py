@@ -8,7 +8,7 @@ import torch.distributed.checkpoint as dcp
 
 import puresift as ps
 from tests import laws
-from tests.laws import MEMBERS
+from tests.laws import COLUMNS, MEMBERS
 from tests.strategies import data
 
 
@@ -25,7 +25,7 @@ def used(sifter, state):
 
 @pytest.mark.parametrize("member", MEMBERS)
 def test_a_state_survives_weights_only_bytes(member):
-    sifter, template = build(MEMBERS[member]().rule)
+    sifter, template = build(MEMBERS[member]().rule, columns=COLUMNS)
     state = used(sifter, template)
     file = io.BytesIO()
     torch.save(ps.state_dict(state), file)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import puresift as ps
-from puresift import cheap, draws, rules, scores, wrappers
+from puresift import adjust, cheap, cuts, draws, groups, rules, scores, weighted, wrappers
 from tests import laws
 from tests.laws import DRAWS, MEMBERS, RULES, SCORES, WRAPPERS
 from tests.strategies import data, losses, net, probs, seeds
@@ -23,12 +23,16 @@ each_score = pytest.mark.parametrize("name", SCORES)
     ("module", "table", "returned"),
     [
         (rules, RULES, "Rule"),
+        (cuts, RULES, "Rule"),
+        (weighted, RULES, "Rule"),
         (wrappers, WRAPPERS, "Rule"),
+        (adjust, WRAPPERS, "Rule"),
+        (groups, WRAPPERS, "Rule"),
         (draws, DRAWS, "Tensor"),
         (scores, SCORES, "ScoreFn"),
         (cheap, SCORES, "ScoreFn"),
     ],
-    ids=["rules", "wrappers", "draws", "scores", "cheap"],
+    ids=["rules", "cuts", "weighted", "wrappers", "adjust", "groups", "draws", "scores", "cheap"],
 )
 def test_every_member_is_in_a_table(module, table, returned):
     """A factory that is public and in no table is a factory without tests."""
@@ -48,9 +52,10 @@ def test_every_member_is_in_a_table(module, table, returned):
 def test_odds_are_odds(name, pool, warm):
     rule = MEMBERS[name]().rule
     state = laws.warmed(rule) if warm else rule.init()
-    with laws.untouched(state, pool):
-        after, odds = rule.select(state, pool)
-        again, same = rule.select(state, pool)
+    columns = laws.columns(len(pool))
+    with laws.untouched(state, pool, columns):
+        after, odds = rule.select(state, pool, **columns)
+        again, same = rule.select(state, pool, **columns)
     laws.odds_are_odds(odds, len(pool))
     laws.same_layout(state, after)
     assert laws.equal((after, odds), (again, same))
@@ -64,8 +69,9 @@ def test_permuting_rows_permutes_the_odds(name, pool, seed):
     rule = MEMBERS[name]().rule
     state = laws.warmed(rule)
     order = ps.keys.uniform(ps.key(seed), len(pool)).argsort()
-    _, odds = rule.select(state, pool)
-    _, permuted = rule.select(state, pool[order])
+    columns = laws.columns(len(pool))
+    _, odds = rule.select(state, pool, **columns)
+    _, permuted = rule.select(state, pool[order], **{name: column[order] for name, column in columns.items()})
     assert torch.equal(odds.probs[order], permuted.probs)
     assert torch.equal(odds.weights[order], permuted.weights)
 
@@ -74,8 +80,8 @@ def test_permuting_rows_permutes_the_odds(name, pool, seed):
 @given(pool=losses())
 def test_monotone_and_ties_share(name, pool):
     member = MEMBERS[name]()
-    _, odds = member.rule.select(laws.warmed(member.rule), pool)
-    for value in pool.unique():
+    _, odds = member.rule.select(laws.warmed(member.rule), pool, **laws.columns(len(pool)))
+    for value in pool.unique() if member.by_loss else ():
         assert len(odds.probs[pool == value].unique()) == 1, "ties must share a probability"
     if member.monotone:
         assert bool((odds.probs[pool.argsort()].diff() >= -1e-7).all())
@@ -90,8 +96,9 @@ def test_scale_invariance(name, pool, power):
     scale = 2.0**power  # a power of two, so that scaling rounds nothing
     streams = [member.rule.init(), member.rule.init()]
     for part in pool.split(16):
-        streams[0], odds = member.rule.select(streams[0], part)
-        streams[1], scaled = member.rule.select(streams[1], part * scale)
+        columns = laws.columns(len(part))
+        streams[0], odds = member.rule.select(streams[0], part, **columns)
+        streams[1], scaled = member.rule.select(streams[1], part * scale, **columns)
         assert torch.equal(odds.probs, scaled.probs)
 
 
@@ -104,9 +111,12 @@ def test_vmap_over_states_is_a_loop(name, shared):
     together = laws.stack(*states)
     if not laws.leaves(together):
         shared = False  # a rule without state has nothing else to be mapped over
-    mapped = torch.func.vmap(rule.select, in_dims=(0, None if shared else 0))(together, pools[0] if shared else pools)
+    columns = laws.columns(16)
+    mapped = torch.func.vmap(
+        lambda state, losses: rule.select(state, losses, **columns), in_dims=(0, None if shared else 0)
+    )(together, pools[0] if shared else pools)
     for row, (state, pool) in enumerate(zip(states, pools, strict=True)):
-        one = laws.leaves(rule.select(state, pool))
+        one = laws.leaves(rule.select(state, pool, **columns))
         for tensor, tensors in zip(one, laws.leaves(mapped), strict=True):
             assert torch.equal(tensors.expand(3, *tensor.shape)[row], tensor)
 
@@ -118,9 +128,10 @@ def test_select_compiles_in_one_frame(name):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(rule.select, fullgraph=True, backend=counter)
+    columns = laws.columns(16)
     for _ in range(3):
-        expected = rule.select(state, pool)
-        answer = compiled(state, pool)
+        expected = rule.select(state, pool, **columns)
+        answer = compiled(state, pool, **columns)
         assert laws.equal(answer, expected)
         state = answer[0]
     assert counter.frame_count <= 1  # a rule without tensor work leaves nothing to compile

@@ -7,7 +7,7 @@ import torch
 
 import puresift as ps
 from tests import laws
-from tests.laws import DRAWS, MEMBERS
+from tests.laws import COLUMNS, DRAWS, MEMBERS
 from tests.strategies import cross_entropy, loader, net
 
 
@@ -44,7 +44,7 @@ def test_every_member_resumes_at_every_step(member, draw):
         MEMBERS[member]().rule,
         batch_size=8,
         draw=DRAWS[draw],
-        columns={"label": lambda batch: batch[1]},
+        columns=COLUMNS,
     )
     resumes_at_every_step(sifter, loader(rows=72, batch_size=16), 2, model)
 

@@ -11,7 +11,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import puresift as ps
 from puresift import buffers
 from tests import laws
-from tests.laws import DRAWS, MEMBERS
+from tests.laws import COLUMNS, DRAWS, MEMBERS
 from tests.strategies import cross_entropy, data, loader, net
 
 
@@ -31,7 +31,7 @@ def drain(sifter, state):
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("member", MEMBERS)
 def test_step_is_pure_and_keeps_its_layout(member, draw):
-    sifter = build(MEMBERS[member]().rule, draw=DRAWS[draw])
+    sifter = build(MEMBERS[member]().rule, draw=DRAWS[draw], columns=COLUMNS)
     params, pool = ps.live(net(1))(), data(16).tensors
     state = sifter.init(ps.key(0), pool)
     for _ in range(3):
@@ -47,7 +47,7 @@ def test_step_is_pure_and_keeps_its_layout(member, draw):
 @pytest.mark.parametrize("draw", DRAWS)
 @pytest.mark.parametrize("member", MEMBERS)
 def test_step_compiles_in_one_frame_and_vmaps_over_states(member, draw):
-    sifter = build(MEMBERS[member]().rule, draw=DRAWS[draw])
+    sifter = build(MEMBERS[member]().rule, draw=DRAWS[draw], columns=COLUMNS)
     params, pool = ps.live(net(1))(), data(16).tensors
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
