@@ -37,6 +37,22 @@ from puresift.types import Sifted
 from puresift.types import Sifter
 from puresift.types import SiftState
 from puresift.wrappers import delay
+from puresift.outputs import el2n
+from puresift.outputs import entropy
+from puresift.outputs import head_grad_norm
+from puresift.outputs import margin
+from puresift.scores import grad_norm
+from puresift.combine import difference
+from puresift.combine import rank_mix
+from puresift.combine import reducible
+from puresift.combine import total
+from puresift.memory import change
+from puresift.memory import remembered
+from puresift.tokenwise import tokens
+from puresift.ids import with_ids
+from puresift.samplers import infobatch
+from puresift.samplers import rs2
+from puresift.samplers import skipping
 
 __version__ = "0.1.0"
 __all__ = [
@@ -54,27 +70,43 @@ __all__ = [
     "autocast",
     "batched",
     "bernoulli",
+    "change",
     "chunked",
     "delay",
+    "difference",
+    "el2n",
     "empty",
+    "entropy",
     "epochs",
     "fastest",
     "full",
+    "grad_norm",
+    "head_grad_norm",
+    "infobatch",
     "key",
     "keys",
     "live",
     "load_state_dict",
+    "margin",
     "peek",
     "per_sample",
     "progress",
+    "rank_mix",
+    "reducible",
     "refill",
     "relative",
+    "remembered",
+    "rs2",
     "sift",
     "sifter",
+    "skipping",
     "state_dict",
     "summarize",
     "systematic",
     "take",
+    "tokens",
     "top",
+    "total",
     "uniform",
+    "with_ids",
 ]

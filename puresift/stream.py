@@ -15,7 +15,7 @@ from puresift.buffers import full
 from puresift.metrics import join
 from puresift.pools import epochs, read, size
 from puresift.rules import ranks
-from puresift.scores import unwrap
+from puresift.twins import unwrap
 from puresift.types import Batch, Info, Losses, Params, ScoreFn, Sifted, Sifter, SiftState
 
 

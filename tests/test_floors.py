@@ -7,14 +7,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "puresift"
 FLOORS = {
-    0: "types settings keys trees",
-    1: "scores rules draws buffers",
-    2: "wrappers cheap sifters",
-    3: "metrics checkpoint pools stream",
+    0: "types settings keys trees twins",
+    1: "scores outputs tables rules draws buffers",
+    2: "wrappers cheap sifters memory combine tokenwise",
+    3: "metrics checkpoint pools stream ids samplers",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 # Within a floor: words build on words, and the stream on the rest of the shell.
 BESIDE = {("keys", "types"), ("trees", "types"), ("draws", "keys"), ("stream", "metrics"), ("stream", "pools")}
+BESIDE |= {("twins", "types")}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 PURE = [path for path in FILES if FLOOR.get(path.stem, 9) <= 2]
 
