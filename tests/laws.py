@@ -157,8 +157,8 @@ def untouched(*inputs: Any) -> Iterator[None]:
     before = [(t, t.clone(), t._version) for tree in inputs for t in flat(tree).values()]
     rng = torch.get_rng_state()
     yield
-    for tensor, copy, version in before:
-        assert _same(tensor, copy), "an input tensor changed"
+    for tensor, kept, version in before:
+        assert _same(tensor, kept), "an input tensor changed"
         assert tensor._version == version, "an input tensor was written to"
     assert torch.equal(torch.get_rng_state(), rng), "the global RNG moved"
 

@@ -194,6 +194,9 @@ def test_a_score_agrees_with_a_python_loop(name):
     torch.testing.assert_close(laws.once(SCORES[name]())(ps.live(model)(), batch), expected, **loose)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:There is a performance drop:UserWarning"
+)  # BatchNorm in vmap(grad), as fake tensors
 @each_score
 def test_a_score_compiles_in_one_frame(name):
     if name in DYNAMIC:
@@ -238,7 +241,6 @@ def test_a_score_that_remembers_is_pure(name, rows, seed, visits):
             laws.same_layout(state, score.observe(state, batch, values))
     assert laws.equal((after, values), again)
     laws.same_layout(state, after)
-    assert laws.equal(state, ps.load_state_dict(state, ps.state_dict(state)))
 
 
 @remembering
