@@ -1,6 +1,6 @@
 """What a remembered score costs: phi, the time to score a row over the time to train on one, on MiniLM and SST-2.
 
-    python -m bench.remembered [--data FOLDER] [--rows 192] [--every 3] [--keep 0.5] [--threads 2]
+    python -m bench.remembered [--data FOLDER] [--rows 192] [--every 3] [--keep 0.5] [--threads 1]
 
 A first epoch trains on everything, whose losses fill the table for free; then come two times `every` epochs of sifting.
 Every pool is also scored live, off the clock of the run, so that both prices are taken on the same rows in the same
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=192)
     parser.add_argument("--every", type=int, default=3)
     parser.add_argument("--keep", type=float, default=0.5)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     corpus = data.load(args.data)
