@@ -17,6 +17,10 @@ from puresift.cheap import chunked
 from puresift.checkpoint import load_state_dict
 from puresift.checkpoint import state_dict
 from puresift.checks import check
+from puresift.combine import difference
+from puresift.combine import rank_mix
+from puresift.combine import reducible
+from puresift.combine import total
 from puresift.cuts import band
 from puresift.cuts import prune
 from puresift.cuts import threshold
@@ -26,9 +30,16 @@ from puresift.governor import decisions
 from puresift.governor import governor
 from puresift.groups import by_group
 from puresift.groups import cover
+from puresift.ids import with_ids
 from puresift.keys import key
+from puresift.memory import change
+from puresift.memory import remembered
 from puresift.metrics import Meter
 from puresift.metrics import summarize
+from puresift.outputs import el2n
+from puresift.outputs import entropy
+from puresift.outputs import head_grad_norm
+from puresift.outputs import margin
 from puresift.pools import epochs
 from puresift.pools import peek
 from puresift.replays import compare
@@ -36,13 +47,18 @@ from puresift.replays import replay
 from puresift.rules import relative
 from puresift.rules import top
 from puresift.rules import uniform
+from puresift.samplers import infobatch
+from puresift.samplers import rs2
+from puresift.samplers import skipping
 from puresift.scores import batched
+from puresift.scores import grad_norm
 from puresift.scores import per_sample
 from puresift.sifters import sifter
 from puresift.stream import fastest
 from puresift.stream import live
 from puresift.stream import progress
 from puresift.stream import sift
+from puresift.tokenwise import tokens
 from puresift.types import Buffer
 from puresift.types import Info
 from puresift.types import Kept
@@ -80,45 +96,61 @@ __all__ = [
     "batched",
     "bernoulli",
     "by_group",
+    "change",
     "check",
     "chunked",
     "compare",
     "cover",
     "decisions",
     "delay",
+    "difference",
     "drop_top",
+    "el2n",
     "empty",
+    "entropy",
     "epochs",
     "fastest",
     "floor",
     "full",
     "governor",
+    "grad_norm",
+    "head_grad_norm",
     "hold",
     "importance",
+    "infobatch",
     "interrupt",
     "key",
     "keys",
     "live",
     "load_state_dict",
+    "margin",
     "mix",
     "peek",
     "per_sample",
     "progress",
     "prune",
     "ramp",
+    "rank_mix",
     "ranked",
     "read_log",
+    "reducible",
     "refill",
     "relative",
+    "remembered",
     "replay",
+    "rs2",
     "sift",
     "sifter",
+    "skipping",
     "state_dict",
     "summarize",
     "systematic",
     "take",
     "threshold",
+    "tokens",
     "top",
+    "total",
     "unbiased",
     "uniform",
+    "with_ids",
 ]

@@ -68,12 +68,12 @@ def read(loader: Iterable[Batch], skip: int) -> Iterator[Batch]:
         yield from _behind(loader, skip)[0]
         return
     source = loader.loader
-    length = size(source)
     for epoch in range(loader.n):
+        _set_epoch(source, epoch)
+        length = size(source)  # samplers may make epochs of different lengths
         if length is not None and skip >= length:
             skip -= length
             continue
-        _set_epoch(source, epoch)
         pools, skip = _behind(source, skip)
         yield from pools
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import grad, vmap
 
-from puresift import trees
+from puresift import settings, trees
+from puresift.twins import Twin, per_row, unwrap
 from puresift.types import Batch, Losses, Params, Score, ScoreFn
 
 Loss = Callable[[Any, Batch], Losses]  # loss(model, batch) -> Float[B]: the one thing a user writes
-
-_HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "_hooks" in name and isinstance(value, dict))
 
 
 class Stateless(NamedTuple):
@@ -45,7 +43,7 @@ def batched(model: nn.Module, loss: Loss) -> ScoreFn:
         >>> score(dict(model.named_parameters()), torch.ones(3, 2)).shape
         torch.Size([3])
     """
-    twin = _Twin(model, loss)
+    twin = Twin(model, loss)
 
     def score(params: Params, batch: Batch) -> Losses:
         with torch.no_grad():
@@ -77,19 +75,67 @@ def per_sample(model: nn.Module, loss: Loss) -> ScoreFn:
         >>> score(dict(model.named_parameters()), torch.ones(3, 2)).shape
         torch.Size([3])
     """
-    twin = _Twin(model, loss)
+    twin = Twin(model, loss)
 
     def score(params: Params, batch: Batch) -> Losses:
         rows = trees.plain(batch)
 
         def one(row: Batch) -> Tensor:
-            single = twin.call(params, trees.map_leaves(lambda leaf: leaf[None], row))
-            if single.numel() != 1:
-                raise ValueError(f"the loss of one row must be one number, got shape {list(single.shape)}")
-            return single.reshape(())
+            return _single(twin.call(params, trees.map_leaves(lambda leaf: leaf[None], row)))
 
         with torch.no_grad():
             return per_row(vmap(one)(rows), trees.batch_size(rows))
+
+    return score
+
+
+def grad_norm(model: nn.Module, loss: Loss, *, only: Callable[[str], bool] | None = None, chunk: int = 16) -> ScoreFn:
+    """The norm of each row's gradient: ||d loss_i / d params||, over all parameters. Exact, and dear.
+
+    What cheaper scores are measured against: a forward and a backward for each row (some nine times a batched forward),
+    and `chunk` gradients in memory at once. `head_grad_norm` is the closed form for a linear head. Fused attention has
+    no per-row backward: build Hugging Face models with attn_implementation="eager".
+
+    Args:
+        model: any module that `per_sample` takes.
+        loss: `loss(model, batch)` for a batch of one row; a scalar or Float[1].
+        only: `only(name)` says which parameters count; by default those that require a gradient now.
+        chunk: rows a piece, >= 1.
+
+    Returns:
+        `score(params, batch)`, Float[B], in the loss's unit over the parameters'.
+
+    Raises:
+        ValueError: no parameter counts, or chunk is out of range; when called, as `batched`.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> score = grad_norm(model, lambda model, x: model(x))
+        >>> score(dict(model.named_parameters()), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+        tensor([5., 1.])
+
+    References:
+        Mansheej Paul, Surya Ganguli, Gintare Karolina Dziugaite, "Deep Learning on a Data Diet: Finding Important
+        Examples Early in Training", 2021.
+    """
+    settings.count("chunk", chunk)
+    parameters = dict(unwrap(model).named_parameters())
+    learnt = [name for name, p in parameters.items() if (only(name) if only else p.requires_grad)]
+    if not learnt:
+        raise ValueError(f"no parameter counts: choose by only= among {sorted(parameters)}, or unfreeze some")
+    twin = Twin(model, loss)
+
+    def score(params: Params, batch: Batch) -> Losses:
+        rows = trees.plain(batch)
+
+        def one(some: Params, row: Batch) -> Tensor:
+            return _single(twin.call({**params, **some}, trees.map_leaves(lambda leaf: leaf[None], row)))
+
+        twin.check(params)
+        with torch.no_grad():
+            gradients = vmap(grad(one), (None, 0), chunk_size=chunk)({name: params[name] for name in learnt}, rows)
+            squares = [gradient.float().flatten(1).square().sum(1) for gradient in gradients.values()]
+            return per_row(torch.stack(squares).sum(0).sqrt(), trees.batch_size(rows))
 
     return score
 
@@ -105,86 +151,7 @@ def lift(score: ScoreFn | Score) -> Score:
     return Score(Stateless, apply)
 
 
-def per_row(losses: Losses, rows: int) -> Losses:
-    """The losses, if they are one floating-point number a row.
-
-    Raises:
-        ValueError: naming what came instead, and the cure.
-    """
-    if not isinstance(losses, Tensor):
-        raise ValueError(f"the loss must be a tensor of {rows} numbers, got {type(losses).__name__}")
-    if losses.ndim == 0:
-        raise ValueError(
-            f"the loss is already reduced to one number, but sifting needs one for each of the {rows} rows; "
-            'pass reduction="none" and do not call .mean()'
-        )
-    if losses.shape != (rows,):
-        raise ValueError(
-            f"the loss must have shape [{rows}], one number a row, got {list(losses.shape)}; "
-            "reduce every dimension but the first"
-        )
-    if not losses.is_floating_point():
-        raise ValueError(f"the loss must be floating point, got {losses.dtype}; call .float()")
-    return losses
-
-
-def unwrap(model: nn.Module) -> nn.Module:
-    """The module inside DDP, DataParallel and compile wrappers."""
-    inner: Any = getattr(model, "_orig_mod", None)
-    if type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
-        inner = model.module
-    return model if inner is None else unwrap(inner)
-
-
-class _Twin(nn.Module):
-    """An eval-mode copy of a model on the meta device; its forward is the loss."""
-
-    def __init__(self, model: nn.Module, loss: Loss):
-        super().__init__()
-        self.model = _copy(unwrap(model)).eval()
-        self.losses = (loss,)  # a tuple, so that a loss which is itself a module is not registered as a part
-        self.names = {name for name, _ in _tensors(self.model, remove_duplicate=False)}
-        self.needed = {name for name, _ in _tensors(self.model, remove_duplicate=True)}
-
-    def forward(self, batch: Batch) -> Losses:
-        return self.losses[0](self.model, batch)
-
-    def call(self, params: Params, batch: Batch) -> Losses:
-        if not self.needed <= params.keys() <= self.names:
-            missing, unknown = sorted(self.needed - params.keys()), sorted(params.keys() - self.names)
-            raise ValueError(
-                f"params must be all parameters and buffers of the model: missing {missing}, unknown {unknown}; "
-                "pass ps.live(model)"
-            )
-        tensors = {f"model.{name}": tensor for name, tensor in params.items()}
-        return functional_call(self, tensors, (batch,), tie_weights=True)
-
-
-def _tensors(model: nn.Module, *, remove_duplicate: bool) -> list[tuple[str, Tensor]]:
-    return [
-        *model.named_parameters(remove_duplicate=remove_duplicate),
-        *model.named_buffers(remove_duplicate=remove_duplicate),
-    ]
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    """A deep copy without tensors or hooks: ties are kept and no memory is spent."""
-    memo: dict[int, Any] = {}
-    for _, tensor in _tensors(model, remove_duplicate=True):
-        meta = torch.empty_like(tensor, device="meta")
-        memo[id(tensor)] = nn.Parameter(meta, False) if isinstance(tensor, nn.Parameter) else meta
-    for name, module in model.named_modules():
-        for hook in module._forward_pre_hooks.values():
-            if type(hook).__module__.startswith("torch.nn.utils."):
-                raise ValueError(
-                    f"{name or 'the model'} computes its weight in a hook ({type(hook).__name__}), which a pure score "
-                    "cannot see; use torch.nn.utils.parametrizations instead, or remove it before sifting"
-                )
-        memo |= {id(getattr(module, hooks)): type(getattr(module, hooks))() for hooks in _HOOKS}
-    try:
-        return copy.deepcopy(model, memo)
-    except RuntimeError as error:
-        raise ValueError(
-            f"the model cannot be copied for scoring ({error}); a module that caches a computed tensor is the usual "
-            "cause: clear the cache before sifting, or compute it in forward"
-        ) from error
+def _single(loss: Losses) -> Tensor:
+    if loss.numel() != 1:
+        raise ValueError(f"the loss of one row must be one number, got shape {list(loss.shape)}")
+    return loss.reshape(())

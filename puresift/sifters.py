@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from puresift import buffers, draws, keys, scores, settings, trees
+from puresift.twins import per_row
 from puresift.types import (
     Batch,
     Buffer,
@@ -132,7 +133,7 @@ def sifter(
             seen, finite = torch.zeros_like(losses), None
         else:
             remembered, losses = memory.apply(state.score, params, batch)
-            losses = scores.per_row(losses, size).float()
+            losses = per_row(losses, size).float()
             finite = losses.isfinite()
             seen = _stand_in(losses, finite)
         extra = {name: column(batch) for name, column in columns.items()}
@@ -208,7 +209,7 @@ def sifter(
         if memory.observe is None:
             raise ValueError("this sifter's score remembers nothing, so there is nothing to observe")
         batch = trees.plain(batch)
-        losses = scores.per_row(losses.detach(), trees.batch_size(batch)).float()
+        losses = per_row(losses.detach(), trees.batch_size(batch)).float()
         return state._replace(score=memory.observe(state.score, batch, losses))
 
     return Sifter(init, step, take, flush, observe)

@@ -16,7 +16,7 @@ from puresift.governor import Governor
 from puresift.metrics import join
 from puresift.pools import epochs, read, size
 from puresift.ranks import ranks
-from puresift.scores import unwrap
+from puresift.twins import unwrap
 from puresift.types import Batch, Info, Losses, Params, ScoreFn, Sifted, Sifter, SiftState
 from puresift.watch import Watch
 

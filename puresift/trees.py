@@ -104,7 +104,11 @@ def index(tree: Any, rows: Tensor | slice) -> Any:
     """Rows of every leaf: an Int64[n] gathers, a slice views."""
     if isinstance(rows, slice):
         return map_leaves(lambda leaf: leaf[rows], tree)
-    return map_leaves(lambda leaf: leaf.index_select(0, rows), tree)
+
+    def gather(leaf: Any) -> Any:
+        return Objects(leaf[row] for row in rows.tolist()) if isinstance(leaf, Objects) else leaf.index_select(0, rows)
+
+    return map_leaves(gather, tree)
 
 
 def to(tree: Any, device: torch.device) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -11,7 +13,8 @@ from torch import Tensor
 
 import puresift as ps
 from puresift import trees
-from tests.strategies import cross_entropy, net
+from puresift.scores import lift
+from tests.strategies import cross_entropy, data, net
 
 
 class Member(NamedTuple):
@@ -85,7 +88,92 @@ SCORES: dict[str, Callable[[], Any]] = {
     "per_sample": lambda: ps.per_sample(net(), cross_entropy),
     "autocast": lambda: ps.autocast(ps.batched(net(), cross_entropy), torch.bfloat16),
     "chunked": lambda: ps.chunked(ps.batched(net(), cross_entropy), 5),
+    "grad_norm": lambda: ps.grad_norm(net(), cross_entropy, chunk=7),
+    "grad_norm-head": lambda: ps.grad_norm(net(), cross_entropy, only=lambda name: name.startswith("4.")),
+    "el2n": lambda: ps.el2n(net(), outputs),
+    "margin": lambda: ps.margin(net(), outputs),
+    "entropy": lambda: ps.entropy(net(), outputs),
+    "head_grad_norm": lambda: ps.head_grad_norm(net(), with_features),
+    "difference": lambda: ps.difference(_remembering(), ps.el2n(net(), outputs)),
+    "total": lambda: ps.total(ps.batched(net(), cross_entropy), ps.el2n(net(), outputs)),
+    "rank_mix": lambda: ps.rank_mix(ps.batched(net(), cross_entropy), ps.margin(net(), outputs)),
+    "reducible": lambda: ps.reducible(ps.batched(net(), cross_entropy), TABLE, size=SAMPLES, id=last),
+    "reducible-model": lambda: ps.reducible(ps.batched(net(), cross_entropy), lambda batch: TABLE[batch[2]]),
+    "remembered": lambda: ps.remembered(ps.batched(net(), cross_entropy), SAMPLES, every=3, id=last),
+    "remembered-fixed": lambda: _remembering(),
+    "change": lambda: ps.change(ps.batched(net(), cross_entropy), SAMPLES, id=last),
+    "change-first": lambda: ps.change(_remembering(), SAMPLES, order=1, id=last),
 }
+DYNAMIC = {"remembered"}  # whose shapes hang on data: neither compiled in one frame nor mapped
+SAMPLES = 100
+TABLE = ps.keys.uniform(ps.key(77), SAMPLES)
+
+
+def last(batch: tuple[Tensor, ...]) -> Tensor:
+    return batch[-1]
+
+
+def candidates(rows: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """A pool for the small classifier, with ids."""
+    ids = ps.keys.uniform(ps.key(seed + 1), SAMPLES).argsort()[:rows]
+    return (*data(rows, seed).tensors, ids)
+
+
+def with_features(model: Any, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, labels and what enters the head."""
+    features = batch[0]
+    for layer in list(model)[:-1]:
+        features = layer(features)
+    return model[-1](features), batch[1], features
+
+
+def outputs(model: Any, batch: Any) -> tuple[Tensor, Tensor]:
+    return with_features(model, batch)[:2]
+
+
+def _remembering() -> ps.Score:
+    return ps.remembered(ps.batched(net(), cross_entropy), SAMPLES, every=2, id=last, gather=False)
+
+
+def once(score: Any) -> Callable[[Any, Any], Tensor]:
+    """A score, remembering or not, as a plain one that starts anew at each call."""
+    memory = lift(score)
+    return lambda params, batch: memory.apply(memory.init(), params, batch)[1]
+
+
+def naive(name: str, model: Any, pool: Any) -> list[float]:
+    """What a score is by its definition, row by row, in double precision and plain Python."""
+    model = copy.deepcopy(model).double().eval()
+    x, y, ids = pool[0].double(), pool[1].tolist(), pool[2].tolist()
+    with torch.no_grad():
+        probs = [model(x[i : i + 1])[0].softmax(0).tolist() for i in range(len(y))]
+    loss = [-math.log(p[c]) for p, c in zip(probs, y, strict=True)]
+    error = [math.dist(p, [float(k == c) for k in range(len(p))]) for p, c in zip(probs, y, strict=True)]
+    close = [1 - (sorted(p)[-1] - sorted(p)[-2]) for p in probs]
+    gaps = [one - float(TABLE[i]) for one, i in zip(loss, ids, strict=True)]
+
+    def gradients(prefix: str) -> list[float]:
+        chosen = [p for n, p in model.named_parameters() if n.startswith(prefix)]
+        losses = [cross_entropy(model, (x[i : i + 1], pool[1][i : i + 1])).sum() for i in range(len(y))]
+        return [math.sqrt(sum(float(g.square().sum()) for g in torch.autograd.grad(one, chosen))) for one in losses]
+
+    def shares(values: list[float]) -> list[float]:
+        return [(sum(v < one for v in values) + sum(v <= one for v in values)) / (2 * len(y)) for one in values]
+
+    known: dict[str, Callable[[], list[float]]] = {
+        "grad_norm": lambda: gradients(""),
+        "grad_norm-head": lambda: gradients("4."),
+        "head_grad_norm": lambda: gradients("4."),
+        "el2n": lambda: error,
+        "margin": lambda: close,
+        "entropy": lambda: [-sum(q * math.log(q) for q in p) for p in probs],
+        "difference": lambda: [a - b for a, b in zip(loss, error, strict=True)],
+        "total": lambda: [a + b for a, b in zip(loss, error, strict=True)],
+        "rank_mix": lambda: [(a + b) / 2 for a, b in zip(shares(loss), shares(close), strict=True)],
+        "reducible": lambda: gaps,
+        "reducible-model": lambda: gaps,
+    }
+    return known.get(name, lambda: loss)()
 
 
 def flat(tree: Any) -> dict[str, Tensor]:
@@ -112,8 +200,8 @@ def untouched(*inputs: Any) -> Iterator[None]:
     before = [(t, t.clone(), t._version) for tree in inputs for t in flat(tree).values()]
     rng = torch.get_rng_state()
     yield
-    for tensor, copy, version in before:
-        assert _same(tensor, copy), "an input tensor changed"
+    for tensor, kept, version in before:
+        assert _same(tensor, kept), "an input tensor changed"
         assert tensor._version == version, "an input tensor was written to"
     assert torch.equal(torch.get_rng_state(), rng), "the global RNG moved"
 

@@ -45,7 +45,7 @@ def net(seed: int = 0, *, norm: bool = True) -> nn.Module:
 
 def cross_entropy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     """The per-sample loss of the small classifier."""
-    x, y = batch
+    x, y, *_ = batch
     return nn.functional.cross_entropy(model(x), y, reduction="none")
 
 

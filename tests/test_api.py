@@ -66,6 +66,22 @@ PUBLIC = [
     "ranked",
     "threshold",
     "unbiased",
+    "change",
+    "difference",
+    "el2n",
+    "entropy",
+    "grad_norm",
+    "head_grad_norm",
+    "infobatch",
+    "margin",
+    "rank_mix",
+    "reducible",
+    "remembered",
+    "rs2",
+    "skipping",
+    "tokens",
+    "total",
+    "with_ids",
 ]
 FIELDS = {
     "Rule": "init select wants",
@@ -93,6 +109,14 @@ PARAMETERS = {
     ps.state_dict: "state",
     ps.load_state_dict: "template flat",
     ps.sift: "sifter state params loader",
+    ps.grad_norm: "model loss",
+    ps.el2n: "model outputs",
+    ps.margin: "model outputs",
+    ps.entropy: "model outputs",
+    ps.head_grad_norm: "model outputs",
+    ps.remembered: "score size",
+    ps.change: "score size",
+    ps.reducible: "score reference",
     ps.keys.fold_in: "key data",
     ps.keys.uniform: "key num",
 }
@@ -136,6 +160,14 @@ def test_public_things_are_documented(name):
     if inspect.isfunction(getattr(ps, name)):
         assert "Example:" in text, f"{name} has no example"
         assert "Args:" in text
+
+
+CITING = "el2n margin entropy head_grad_norm grad_norm remembered change reducible difference rank_mix tokens"
+
+
+@pytest.mark.parametrize("name", [*CITING.split(), "infobatch", "rs2", "skipping"])
+def test_scores_and_samplers_cite_their_source(name):
+    assert "References:" in inspect.getdoc(getattr(ps, name))
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,18 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "puresift"
 FLOORS = {
-    0: "types settings keys trees ranks columns",
-    1: "scores rules cuts weighted draws buffers",
-    2: "wrappers adjust groups cheap sifters",
-    3: "metrics checkpoint pools stream governor watch checks replays audit",
+    0: "types settings keys trees ranks columns twins",
+    1: "scores outputs tables rules cuts weighted draws buffers",
+    2: "wrappers adjust groups cheap sifters memory combine tokenwise",
+    3: "metrics checkpoint pools stream governor watch checks replays audit ids samplers",
     4: "cli",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 # Within a floor: words build on words, and the stream on the rest of the shell.
 BESIDE = {
-    *{("keys", "types"), ("trees", "types"), ("ranks", "settings"), ("ranks", "types"), ("draws", "keys")},
-    *{("stream", "metrics"), ("stream", "pools"), ("stream", "governor"), ("stream", "watch"), ("watch", "governor")},
+    *{("keys", "types"), ("trees", "types"), ("twins", "types"), ("ranks", "settings"), ("ranks", "types")},
+    *{("draws", "keys"), ("stream", "metrics"), ("stream", "pools")},
+    *{("stream", "governor"), ("stream", "watch"), ("watch", "governor")},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
 PURE = [path for path in FILES if FLOOR.get(path.stem, 9) <= 2]

@@ -8,7 +8,7 @@ import torch
 import puresift as ps
 from tests import laws
 from tests.laws import COLUMNS, DRAWS, MEMBERS
-from tests.strategies import cross_entropy, loader, net
+from tests.strategies import cross_entropy, data, loader, net
 
 
 def saved(template, state):
@@ -91,3 +91,34 @@ def test_a_sized_loader_finds_its_place_in_later_epochs_by_itself():
         state = stream.state
     again = list(ps.sift(sifter, saved(template, whole[0].state), ps.live(model), pools))
     assert laws.equal(whole[1:], again)
+
+
+def with_ids():
+    dataset = ps.with_ids(data(72))
+    sampler = torch.utils.data.DistributedSampler(dataset, num_replicas=1, rank=0, seed=1)
+    return torch.utils.data.DataLoader(dataset, 16, sampler=sampler, collate_fn=dataset.collate)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("outer", ["remembered", "change", "rank_mix"])
+def test_a_score_that_remembers_resumes_at_every_step_with_what_it_was_fed(outer, every):
+    """The state to save is `stream.state`, after observe: the yielded one does not know the batch's losses yet."""
+    model, pools = net(), with_ids()
+    score = ps.remembered(ps.batched(model, cross_entropy), 72, every=every, id=laws.last)
+    if outer == "change":
+        score = ps.change(score, 72, id=laws.last)
+    if outer == "rank_mix":
+        score = ps.rank_mix(score, ps.el2n(model, laws.outputs))
+    sifter = ps.sifter(score, ps.relative(keep=0.5), batch_size=8, columns={"id": laws.last})
+    template = sifter.init(ps.key(0), ps.peek(pools))
+
+    def run(state):
+        stream = ps.sift(sifter, state, ps.live(model), ps.epochs(pools, 4))
+        for sifted in stream:
+            stream.observe(sifted.batch[0].square().mean(1))  # stands for a training loss
+            yield sifted, stream.state
+
+    whole = list(run(template))
+    assert len(whole) > 8
+    for place, (_, state) in enumerate(whole):
+        assert laws.equal(list(run(saved(template, state))), whole[place + 1 :])

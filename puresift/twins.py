@@ -1,0 +1,105 @@
+"""The eval-mode twin of a model, through which every score looks at it, and what a score's answer must be."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from puresift.types import Batch, Losses, Params
+
+_HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "_hooks" in name and isinstance(value, dict))
+
+
+def per_row(losses: Losses, rows: int) -> Losses:
+    """The losses, if they are one floating-point number a row.
+
+    Raises:
+        ValueError: naming what came instead, and the cure.
+    """
+    if not isinstance(losses, Tensor):
+        raise ValueError(f"the loss must be a tensor of {rows} numbers, got {type(losses).__name__}")
+    if losses.ndim == 0:
+        raise ValueError(
+            f"the loss is already reduced to one number, but sifting needs one for each of the {rows} rows; "
+            'pass reduction="none" and do not call .mean()'
+        )
+    if losses.shape != (rows,):
+        raise ValueError(
+            f"the loss must have shape [{rows}], one number a row, got {list(losses.shape)}; "
+            "reduce every dimension but the first"
+        )
+    if not losses.is_floating_point():
+        raise ValueError(f"the loss must be floating point, got {losses.dtype}; call .float()")
+    return losses
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DDP, DataParallel and compile wrappers."""
+    inner: Any = getattr(model, "_orig_mod", None)
+    if type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
+        inner = model.module
+    return model if inner is None else unwrap(inner)
+
+
+class Twin(nn.Module):
+    """An eval-mode copy of a model on the meta device; its forward is `function(model, batch)`."""
+
+    def __init__(self, model: nn.Module, function: Callable[[Any, Batch], Any]):
+        super().__init__()
+        self.model = _copy(unwrap(model)).eval()
+        self.functions = (function,)  # a tuple, so that a loss which is itself a module is not registered as a part
+        self.names = {name for name, _ in _tensors(self.model, remove_duplicate=False)}
+        self.needed = {name for name, _ in _tensors(self.model, remove_duplicate=True)}
+
+    def forward(self, batch: Batch) -> Any:
+        return self.functions[0](self.model, batch)
+
+    def check(self, params: Params) -> None:
+        """Refuse parameters that are not exactly the model's."""
+        if not self.needed <= params.keys() <= self.names:
+            missing, unknown = sorted(self.needed - params.keys()), sorted(params.keys() - self.names)
+            raise ValueError(
+                f"params must be all parameters and buffers of the model: missing {missing}, unknown {unknown}; "
+                "pass ps.live(model)"
+            )
+
+    def call(self, params: Params, batch: Batch) -> Any:
+        """What the function gives with these tensors in the place of the model's."""
+        self.check(params)
+        tensors = {f"model.{name}": tensor for name, tensor in params.items()}
+        return functional_call(self, tensors, (batch,), tie_weights=True)
+
+
+def _tensors(model: nn.Module, *, remove_duplicate: bool) -> list[tuple[str, Tensor]]:
+    return [
+        *model.named_parameters(remove_duplicate=remove_duplicate),
+        *model.named_buffers(remove_duplicate=remove_duplicate),
+    ]
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A deep copy without tensors or hooks: ties are kept and no memory is spent."""
+    memo: dict[int, Any] = {}
+    for _, tensor in _tensors(model, remove_duplicate=True):
+        meta = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(meta, False) if isinstance(tensor, nn.Parameter) else meta
+    for name, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            if type(hook).__module__.startswith("torch.nn.utils."):
+                raise ValueError(
+                    f"{name or 'the model'} computes its weight in a hook ({type(hook).__name__}), which a pure score "
+                    "cannot see; use torch.nn.utils.parametrizations instead, or remove it before sifting"
+                )
+        memo |= {id(getattr(module, hooks)): type(getattr(module, hooks))() for hooks in _HOOKS}
+    try:
+        return copy.deepcopy(model, memo)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model cannot be copied for scoring ({error}); a module that caches a computed tensor is the usual "
+            "cause: clear the cache before sifting, or compute it in forward"
+        ) from error
