@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from puresift import scores, settings, trees
+from puresift import scores, settings, trees, twins
 from puresift.types import Batch, Losses, Params, Score, ScoreFn
 
 _ROWS = 16  # enough for rows to meet in, and under a second for a small language model
@@ -63,7 +63,7 @@ def check(
     state = trees.to(memory.init(), next(leaf for leaf in trees.leaves(batch) if isinstance(leaf, Tensor)).device)
 
     def ask(batch: Batch) -> Losses:
-        return scores.per_row(memory.apply(state, params, batch)[1], trees.batch_size(batch))
+        return twins.per_row(memory.apply(state, params, batch)[1], trees.batch_size(batch))
 
     watched = {"params": params, "batch": batch, "the score's state": state}
     with _gradients_as_they_were(), _generators_unmoved(), _unchanged(watched):

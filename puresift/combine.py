@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
-from puresift.rules import ranks
+from puresift.ranks import ranks
 from puresift.scores import lift
 from puresift.tables import Ids, by_id, checked, ids_of
 from puresift.types import Batch, Losses, Params, Score, ScoreFn

@@ -1,6 +1,9 @@
 """Hypothesis profiles: `fast` by default, `--hypothesis-profile=thorough` for ten times as many examples."""
 
+import torch
 from hypothesis import HealthCheck, settings
+
+torch.set_num_threads(1)  # two workers share two cores, and bits depend on the number of threads
 
 # The first torch call takes longer than any deadline, and a compile law more than a health check allows.
 common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
