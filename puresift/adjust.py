@@ -12,7 +12,7 @@ from torch import Tensor
 
 from puresift import settings
 from puresift.columns import MissingColumn, unreadable
-from puresift.ranks import fill, inside, mean, remember
+from puresift.ranks import always, fill, inside, mean, remember, unseen
 from puresift.settings import Number
 from puresift.types import Losses, Odds, Rule
 
@@ -148,7 +148,7 @@ def drop_top(rule: Rule, quantile: Number, *, history: int = 1024) -> Rule:
     settings.count("history", history)
 
     def init() -> DropTopState:
-        return DropTopState(rule.init(), torch.full((history,), torch.inf), torch.zeros((), dtype=torch.int64))
+        return DropTopState(rule.init(), *unseen(history))
 
     def select(state: DropTopState, losses: Losses, **columns: Any) -> tuple[DropTopState, Odds]:
         inner, odds = rule.select(state.inner, losses, **columns)
@@ -157,7 +157,7 @@ def drop_top(rule: Rule, quantile: Number, *, history: int = 1024) -> Rule:
         trusted = inside(state.history, state.seen, losses, 0.0, quantile)
         return state, Odds(odds.probs * trusted, odds.weights)
 
-    return Rule(init, select, _always)
+    return Rule(init, select, always)
 
 
 class UnbiasedState(NamedTuple):
@@ -288,7 +288,3 @@ def _gives_up_rows(rule: Rule) -> bool:
         if not unreadable(lost) and bool(lost):
             return True
     return False
-
-
-def _always(state: Any) -> Tensor:
-    return torch.ones((), dtype=torch.bool)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
-from puresift.ranks import inside, mean, remember
+from puresift.ranks import always, inside, mean, remember, unseen
 from puresift.settings import Number
 from puresift.types import Losses, Odds, Rule
 
@@ -67,7 +67,7 @@ def threshold(value: Number | None = None, *, quantile: Number | None = None, hi
         probs = (losses.float() > least).float()
         return state, Odds(probs, torch.ones_like(probs))
 
-    return Rule(ValueState, select, _always)
+    return Rule(ValueState, select, always)
 
 
 def band(low: Number, *, high: Number, history: int = 1024) -> Rule:
@@ -113,7 +113,7 @@ def _between(low: Number, high: Number, history: int) -> Rule:
         probs = inside(state.history, state.seen, losses, low, high)
         return state, Odds(probs, torch.ones_like(probs))
 
-    return Rule(lambda: _unseen(history), select, _always)
+    return Rule(lambda: CutState(*unseen(history)), select, always)
 
 
 def prune(ratio: Number = 0.5, *, history: int = 1024) -> Rule:
@@ -159,12 +159,4 @@ def prune(ratio: Number = 0.5, *, history: int = 1024) -> Rule:
         probs = torch.where(losses.double() < middle, ones * (1 - ratio), ones)
         return state, Odds(probs, 1 / probs)
 
-    return Rule(lambda: _unseen(history), select, _always)
-
-
-def _unseen(history: int) -> CutState:
-    return CutState(torch.full((history,), torch.inf), torch.zeros((), dtype=torch.int64))
-
-
-def _always(state: Any) -> Tensor:
-    return torch.ones((), dtype=torch.bool)
+    return Rule(lambda: CutState(*unseen(history)), select, always)

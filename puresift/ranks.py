@@ -1,9 +1,11 @@
-"""Arithmetic that rules share: ranks in a history, shares of tied ranks, and odds that sum to a plan.
+"""What rules share: ranks in a history, shares of tied ranks, odds that sum to a plan, and whether losses are wanted.
 
 Sums run in double precision over sorted values, so that a permutation of the rows permutes the answer bit for bit.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +27,11 @@ def ranks(ordered: Tensor, losses: Losses) -> tuple[Tensor, Tensor]:
     # Under vmap over states alone, shared losses would be expanded without a copy, and searchsorted warns: copy them.
     losses = torch.where(ordered[:1].isnan(), losses, losses)
     return torch.searchsorted(ordered, losses), torch.searchsorted(ordered, losses, right=True)
+
+
+def unseen(history: int) -> tuple[Tensor, Tensor]:
+    """An empty ring, Float[history], and the number of losses seen, Int64[]."""
+    return torch.full((history,), torch.inf), torch.zeros((), dtype=torch.int64)
 
 
 def remember(history: Tensor, seen: Tensor, losses: Losses) -> tuple[Tensor, Tensor]:
@@ -102,3 +109,13 @@ def fill(scores: Tensor, total: Number) -> Tensor:
     scored = (scores > 0).sum()
     spare = (total - scored).clamp(min=0) / (size - scored)
     return torch.where(scores > 0, probs, spare).float()
+
+
+def always(state: Any) -> Tensor:
+    """Bool[]: a rule that wants every loss."""
+    return torch.ones((), dtype=torch.bool)
+
+
+def never(state: Any) -> Tensor:
+    """Bool[]: a rule that wants none."""
+    return torch.zeros((), dtype=torch.bool)

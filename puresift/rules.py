@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
-from puresift.ranks import mean, ranks, remember, slots
+from puresift.ranks import always, mean, never, ranks, remember, slots, unseen
 from puresift.settings import Number
 from puresift.types import Losses, Odds, Rule
 
@@ -42,7 +42,7 @@ def uniform(keep: Number) -> Rule:
         ones = torch.ones_like(losses, dtype=torch.float32)
         return state, Odds(ones * keep, ones)
 
-    return Rule(UniformState, select, _never)
+    return Rule(UniformState, select, never)
 
 
 class RelativeState(NamedTuple):
@@ -132,7 +132,7 @@ def relative(
         probs = _mean_power(*placed, exponent)
         return state, Odds(probs, torch.ones_like(probs))
 
-    return Rule(lambda: start(history), select, _always)
+    return Rule(lambda: start(history), select, always)
 
 
 class _Placed(NamedTuple):
@@ -142,10 +142,6 @@ class _Placed(NamedTuple):
     upto: Tensor
     number: Tensor | int
     equal: Tensor
-
-
-def _unseen(history: int) -> tuple[Tensor, Tensor]:
-    return torch.full((history,), torch.inf), torch.zeros((), dtype=torch.int64)
 
 
 def _by_history(state: RelativeState, losses: Losses) -> tuple[RelativeState, _Placed]:
@@ -191,15 +187,15 @@ def _by_scale(state: ScaledState, losses: Losses) -> tuple[ScaledState, _Placed]
 
 
 _DRIFTS: dict[str | None, tuple[Callable[[int], Any], Callable[[Any, Losses], tuple[Any, _Placed]]]] = {
-    None: (lambda history: RelativeState(*_unseen(history)), _by_history),
+    None: (lambda history: RelativeState(*unseen(history)), _by_history),
     "window": (lambda history: WindowState(), _by_itself),
     "age": (
         lambda history: AgedState(
-            _unseen(history)[0], torch.zeros(history, dtype=torch.int64), torch.zeros((), dtype=torch.int64)
+            unseen(history)[0], torch.zeros(history, dtype=torch.int64), torch.zeros((), dtype=torch.int64)
         ),
         _by_age,
     ),
-    "scale": (lambda history: ScaledState(*_unseen(history), torch.zeros(3, dtype=torch.float64)), _by_scale),
+    "scale": (lambda history: ScaledState(*unseen(history), torch.zeros(3, dtype=torch.float64)), _by_scale),
 }
 
 
@@ -239,7 +235,7 @@ def top(keep: Number) -> Rule:
         probs = ((keep * size - (size - upto)) / (upto - below)).clamp(0, 1).to(losses.dtype)
         return state, Odds(probs, torch.ones_like(probs))
 
-    return Rule(TopState, select, _always)
+    return Rule(TopState, select, always)
 
 
 def _mean_power(below: Tensor, upto: Tensor, number: Tensor | int, equal: Tensor, exponent: Number) -> Tensor:
@@ -253,11 +249,3 @@ def _mean_power(below: Tensor, upto: Tensor, number: Tensor | int, equal: Tensor
     power = exponent + 1
     tied = (upto / number) ** exponent * -torch.expm1(power * torch.log1p(-share)) / (power * share)
     return torch.where(equal == 1, middle, tied).float()
-
-
-def _always(state: Any) -> Tensor:
-    return torch.ones((), dtype=torch.bool)
-
-
-def _never(state: Any) -> Tensor:
-    return torch.zeros((), dtype=torch.bool)

@@ -132,10 +132,16 @@ class Stream(Iterator[Sifted]):
         self._governor, self._clock = governor, clock
         self._params = params if callable(params) else lambda: params
         self._batch: Batch = None
+        self._infos: list[Info] = []
         self._run = self._generate()
 
     def __next__(self) -> Sifted:
         return next(self._run)
+
+    @property
+    def info(self) -> Info:
+        """The pools read since the last yield; after exhaustion, those whose rows wait in the state."""
+        return join(self._infos, self.state.step.device)
 
     def observe(self, losses: Losses) -> None:
         """Feed the training losses of the batch last yielded, Float[batch_size], to a score that remembers."""
@@ -154,7 +160,7 @@ class Stream(Iterator[Sifted]):
             sifted, start = self._take(None, []), watch.mark()
             yield sifted
             watch.trained(start, len(sifted.weights))
-        infos: list[Info] = []
+        infos = self._infos
         wants: int | None = None  # not known yet: the first step asks the rule, and then for params, if it wants scores
         for batch in read(self._loader, self._skip):
             batch = trees.to(trees.plain(batch), device)
@@ -174,7 +180,7 @@ class Stream(Iterator[Sifted]):
             while held >= due:
                 barren = False
                 sifted = self._take(next(known, None) if widths else 0, infos)
-                infos = []
+                infos.clear()
                 held -= len(sifted.weights)
                 due = due - len(sifted.weights) or span
                 start = watch.mark()

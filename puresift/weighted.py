@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from puresift import settings
-from puresift.ranks import fill, mean, ranks
+from puresift.ranks import always, fill, mean, ranks
 from puresift.settings import Number
 from puresift.types import Losses, Odds, Rule
 
@@ -64,7 +63,7 @@ def importance(keep: Number, *, floor: Number = 0.1, bias: Number = 1.0) -> Rule
         weights = torch.where(probs > 0, (keep / probs.double()) ** bias, 1.0)
         return state, Odds(probs, weights.clamp(max=torch.finfo(torch.float32).max).float())
 
-    return Rule(ImportanceState, select, _always)
+    return Rule(ImportanceState, select, always)
 
 
 class RankedState(NamedTuple):
@@ -111,8 +110,4 @@ def ranked(keep: Number) -> Rule:
         probs = fill((sums[upto] - sums[below]) / (upto - below), keep * size)
         return state, Odds(probs, torch.ones_like(probs))
 
-    return Rule(RankedState, select, _always)
-
-
-def _always(state: Any) -> Tensor:
-    return torch.ones((), dtype=torch.bool)
+    return Rule(RankedState, select, always)

@@ -119,6 +119,7 @@ def test_infos_cover_every_pool_once():
         assert len(info.losses) == len(info.mask) == len(info.odds.probs) == 16 * len(info.extra["nonfinite"])
         assert len(batch[0]) == 8
     assert seen == 16 * int(last.step)
+    assert len(stream.info.losses) == 16 * (20 - int(last.step)), "what was read after the last batch is not lost"
     assert int(stream.state.step) == 20
 
 
