@@ -9,16 +9,12 @@ as many, unseen; `shortened` is plain with its schedule cut to what sifting cost
 """
 
 import copy
-import os
-import platform
 import random
 import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 import puresift as ps
-from models import bert, costs, data, plots, runs
+from models import bert, costs, data, plots, report, runs
 from models.options import Options, Parser, parse
 from puresift import pools
 from puresift.stream import Stream
@@ -36,7 +32,6 @@ EVALUATIONS = 10  # in a run, on at most GLANCE test rows each; the last one on 
 GLANCE = 1000
 LINES = 100  # of metrics.jsonl, about
 ORDER = ("plain", "shortened", "random", "sifted")
-COLUMNS = ("arm", "accuracy %", "seconds", "seen", "scored", "trained", "phi", "k", "cost per candidate")
 
 
 class Job(NamedTuple):
@@ -310,10 +305,10 @@ def run(o: Options, folder: Path, resume: bool, stop: runs.Stop) -> int:
         arms[name]["cost"] = pace[name] / pace["plain"] if "plain" in pace else None
     arms = {name: arms[name] for name in ORDER if name in arms}
     histograms = {name: arm.pop("histogram") for name, arm in arms.items()}
-    runs.write_json(folder / "summary.json", {"arms": arms, **measured, **circumstances(o, facts)})
+    runs.write_json(folder / "summary.json", {"arms": arms, **measured, **report.circumstances(o, facts)})
     plots.draw(folder, {name: runs.read_lines(folder / name / "metrics.jsonl") for name in arms}, histograms, o.keep)
-    print(table(arms))
-    print(remarks(arms, measured, corpus.synthetic), end="")
+    print(report.table(arms))
+    print(report.remarks(arms, measured, corpus.synthetic), end="")
     print(f"\nrun folder: {folder}")
     return 0
 
@@ -370,66 +365,6 @@ def summarize(job: Job, tally: runs.Tally, accuracy: float, optimizer: torch.opt
         "lr": optimizer.param_groups[0]["lr"],
         "histogram": {"edges": runs.BINS.tolist(), **counts},
     }
-
-
-def circumstances(o: Options, facts: dict[str, Any]) -> dict[str, Any]:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    hardware = {"cpu": cpu, "cores": os.cpu_count()}
-    if o.device.startswith("cuda"):
-        hardware["gpu"] = torch.cuda.get_device_name(o.device)
-    packages = ("puresift", "torch", "transformers", "tokenizers")
-    versions = {"python": platform.python_version(), **{name: version(name) for name in packages}}
-    date = datetime.now(UTC).isoformat(timespec="seconds")
-    return {
-        "config": asdict(o),
-        "data": facts,
-        "seed": o.seed,
-        "threads": o.threads,
-        "hardware": hardware,
-        "versions": versions,
-        "date": date,
-    }
-
-
-def table(arms: dict[str, dict[str, Any]]) -> str:
-    def number(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:,.{digits}f}"
-
-    rows: list[tuple[str, ...]] = [COLUMNS]
-    for name, a in arms.items():
-        counts = [number(a[key], 0) for key in ("seen", "scored", "trained")]
-        shares = [number(a[key], 2) for key in ("phi", "keep", "cost")]
-        rows.append((name, number(100 * a["accuracy"], 2), number(a["seconds"], 1), *counts, *shares))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    )
-
-
-def remarks(arms: dict[str, dict[str, Any]], measured: dict[str, Any], synthetic: bool) -> str:
-    lines = []
-    if turns := measured["interleaved"]:
-        lines.append(
-            f"sifted pass costs {turns['cost']:.2f} [{turns['low']:.2f}-{turns['high']:.2f}] of a plain one, "
-            f"interleaved (median and quartiles of {turns['alternations']} turns; "
-            f"phi {turns['phi']:.2f}, k {turns['keep']:.2f})"
-        )
-    if "sifted" in arms:
-        lines.append(
-            f"scored in {measured['score']['dtype']}; predicted cost of the sifted arm, phi + k: "
-            f"{arms['sifted']['predicted_cost']:.2f}"
-        )
-    if "shortened" in arms:
-        gain = 100 * (arms["sifted"]["accuracy"] - arms["shortened"]["accuracy"])
-        verdict = f"{abs(gain):.2f} points {'ahead of' if gain > 0 else 'behind'}" if gain else "level with"
-        lines.append(f"at the same cost, sifting ends {verdict} shortened plain training (one seed)")
-    if synthetic:
-        lines.append("the reviews are generated: these numbers show how things work, not how well on real text")
-    return "".join(line + "\n" for line in lines)
 
 
 if __name__ == "__main__":
