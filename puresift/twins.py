@@ -55,6 +55,7 @@ class Twin(nn.Module):
         self.functions = (function,)  # a tuple, so that a loss which is itself a module is not registered as a part
         self.names = {name for name, _ in _tensors(self.model, remove_duplicate=False)}
         self.needed = {name for name, _ in _tensors(self.model, remove_duplicate=True)}
+        self.slots = _slots(self.model)
 
     def forward(self, batch: Batch) -> Any:
         return self.functions[0](self.model, batch)
@@ -71,8 +72,19 @@ class Twin(nn.Module):
     def call(self, params: Params, batch: Batch) -> Any:
         """What the function gives with these tensors in the place of the model's."""
         self.check(params)
-        tensors = {f"model.{name}": tensor for name, tensor in params.items()}
-        return functional_call(self, tensors, (batch,), tie_weights=True)
+        if torch.compiler.is_compiling():
+            tensors = {f"model.{name}": tensor for name, tensor in params.items()}
+            return functional_call(self, tensors, (batch,), tie_weights=True)
+        # What functional_call does, with the places looked up beforehand: for a hundred tensors, in .04 ms for .64.
+        empty = [(slots, key, slots[key]) for places in self.slots.values() for slots, key in places]
+        try:
+            for name, tensor in params.items():
+                for slots, key in self.slots[name]:
+                    slots[key] = tensor
+            return self(batch)
+        finally:
+            for slots, key, tensor in empty:
+                slots[key] = tensor
 
 
 def _tensors(model: nn.Module, *, remove_duplicate: bool) -> list[tuple[str, Tensor]]:
@@ -80,6 +92,21 @@ def _tensors(model: nn.Module, *, remove_duplicate: bool) -> list[tuple[str, Ten
         *model.named_parameters(remove_duplicate=remove_duplicate),
         *model.named_buffers(remove_duplicate=remove_duplicate),
     ]
+
+
+def _slots(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
+    """Where each name's tensor is held: its own place, and those of the tensors tied to it."""
+    held: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    names: dict[str, int] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for slots in (module._parameters, module._buffers):
+            for key, tensor in slots.items():
+                if tensor is not None:
+                    names[f"{prefix}.{key}" if prefix else key] = id(tensor)
+                    places = held.setdefault(id(tensor), [])
+                    if not any(slots is other and key == name for other, name in places):
+                        places.append((slots, key))
+    return {name: held[identity] for name, identity in names.items()}
 
 
 def _copy(model: nn.Module) -> nn.Module:

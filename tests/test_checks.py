@@ -18,7 +18,11 @@ X = ps.keys.uniform(ps.key(0), 96).reshape(24, 4)
 
 @pytest.mark.parametrize("name", SCORES)
 def test_every_score_of_the_library_passes(name):
-    params, batch = ps.live(net(1)), data(24).tensors
+    params, batch = ps.live(net(1)), laws.candidates(24)
+    if name == "rank_mix":  # ranks are ranks among the pool's rows, and the check says so
+        with pytest.raises(ValueError, match="dropping half of the rows moves the losses"):
+            ps.check(SCORES[name](), params, batch)
+        return
     with laws.untouched(params(), batch):
         report = ps.check(SCORES[name](), params, batch)
     assert report.losses.shape == (16,)

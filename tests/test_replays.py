@@ -81,7 +81,9 @@ def test_replay_is_compare_over_a_grid(values, pool):
 @pytest.mark.parametrize("name", MEMBERS)
 def test_every_member_can_be_replayed(name):
     values = ps.keys.uniform(ps.key(1), 160)
-    answer = ps.compare({"one": MEMBERS[name]().rule, "again": MEMBERS[name]().rule}, values, pool=16)
+    columns = {"group": torch.arange(160) % 3, "id": torch.arange(160) % 96}
+    rules = {"one": MEMBERS[name]().rule, "again": MEMBERS[name]().rule}
+    answer = ps.compare(rules, values, pool=16, columns=columns)
     assert torch.equal(answer.mask[0], answer.mask[1])
     assert answer.mask.shape == (2, 160)
     assert overlap(answer.mask).tolist() == [[1.0, 1.0], [1.0, 1.0]]

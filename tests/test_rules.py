@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import puresift as ps
+from puresift import rules
+from puresift.ranks import exchange
 from tests.strategies import losses
 
 
@@ -45,6 +47,29 @@ def test_relative_forgets_what_is_older_than_its_history():
     state, odds = select(rule, torch.arange(4.0), state)
     assert odds.probs.tolist() == [0.125, 0.375, 0.625, 0.875]
     assert sorted(state.history.tolist()) == [0.0, 1.0, 2.0, 3.0]
+
+
+@given(st.data())
+def test_exchanging_values_in_an_ordered_tensor_is_sorting_again(data):
+    values = data.draw(losses(st.integers(1, 40)))
+    size = data.draw(st.integers(1, len(values)))
+    coming = data.draw(losses(st.just(size)))
+    merged = exchange(values.sort().values, values[:size], coming)
+    assert torch.equal(merged, torch.cat([values[size:], coming]).sort().values)
+
+
+def test_a_long_history_kept_in_order_gives_what_sorting_gives(monkeypatch):
+    pools = [(ps.keys.uniform(ps.key(seed), 700) * 50).floor() / 50 for seed in range(12)]
+    answers = []
+    for limit in (0, 10_000):
+        monkeypatch.setattr(rules, "_SORTED_UP_TO", limit)
+        rule = ps.relative(keep=0.3, history=5000)
+        state, odds = rule.init(), []
+        for pool in pools:
+            state, answer = rule.select(state, pool)
+            odds.append(answer.probs)
+        answers.append(torch.stack(odds))
+    assert torch.equal(*answers)
 
 
 def test_a_setting_can_be_vmapped():

@@ -319,7 +319,7 @@ def test_pools_may_come_from_a_loader_of_another_size_than_the_batches():
 @pytest.mark.parametrize("member", MEMBERS)
 def test_a_pool_handed_through_is_kept_whole_and_nobody_hears_of_it(member):
     """As if it had never come, but for the buffer and the step."""
-    sifter = build(MEMBERS[member]().rule, columns={"label": lambda batch: batch[1]})
+    sifter = build(MEMBERS[member]().rule, columns=COLUMNS)
     params, pool, other = ps.live(net(1))(), data(16).tensors, data(16, seed=1).tensors
     state, _ = sifter.step(sifter.init(ps.key(0), pool), params, pool)
     state, _ = drain(sifter, state)
