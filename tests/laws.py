@@ -33,6 +33,7 @@ RULES: dict[str, Callable[[], Member]] = {
     "relative-harsh": lambda: Member(ps.relative(beta=3.0, history=64)),
     "relative-mild": lambda: Member(ps.relative(beta=0.25, history=40)),
     "relative-ordered": lambda: Member(ps.relative(keep=0.4, history=5000)),
+    "relative-sketch": lambda: Member(ps.relative(keep=0.4, history=500, sketch=64), scale_free=False),
     "relative-all": lambda: Member(ps.relative(beta=0.0, history=64)),
     "top": lambda: Member(ps.top(keep=0.4)),
     "relative-window": lambda: Member(ps.relative(keep=0.4, drift="window")),

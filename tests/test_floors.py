@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "puresift"
 FLOORS = {
-    0: "types settings keys trees ranks columns twins",
+    0: "types settings keys trees ranks histories columns twins",
     1: "scores outputs tables rules cuts weighted draws buffers",
     2: "wrappers adjust groups cheap sifters memory combine tokenwise",
     3: "metrics checkpoint pools stream governor watch checks replays audit ids samplers",
@@ -16,7 +16,15 @@ FLOORS = {
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 # Within a floor: words build on words, and the stream on the rest of the shell.
 BESIDE = {
-    *{("keys", "types"), ("trees", "types"), ("twins", "types"), ("ranks", "settings"), ("ranks", "types")},
+    *{
+        ("histories", "ranks"),
+        ("histories", "types"),
+        ("keys", "types"),
+        ("trees", "types"),
+        ("twins", "types"),
+        ("ranks", "settings"),
+        ("ranks", "types"),
+    },
     *{("draws", "keys"), ("stream", "metrics"), ("stream", "pools")},
     *{("stream", "governor"), ("stream", "watch"), ("watch", "governor")},
 }
@@ -48,7 +56,18 @@ def test_a_file_imports_only_lower_floors(path):
 
 @pytest.mark.parametrize("path", PURE, ids=lambda path: path.stem)
 def test_the_lower_floors_are_pure(path):
-    allowed = {"torch", "einops", "puresift", "__future__", "collections", "typing", "copy", "itertools", "math"}
+    allowed = {
+        "torch",
+        "einops",
+        "puresift",
+        "__future__",
+        "collections",
+        "typing",
+        "copy",
+        "functools",
+        "itertools",
+        "math",
+    }
     assert {name.split(".")[0] for name in imports(path)} <= allowed
     assert not any(name.startswith("torch.distributed") for name in imports(path))
     called = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}

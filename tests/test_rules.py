@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import puresift as ps
-from puresift import rules
+from puresift import histories
 from puresift.ranks import exchange
 from tests.strategies import losses
 
@@ -62,7 +62,7 @@ def test_a_long_history_kept_in_order_gives_what_sorting_gives(monkeypatch):
     pools = [(ps.keys.uniform(ps.key(seed), 700) * 50).floor() / 50 for seed in range(12)]
     answers = []
     for limit in (0, 10_000):
-        monkeypatch.setattr(rules, "_SORTED_UP_TO", limit)
+        monkeypatch.setattr(histories, "SORTED_UP_TO", limit)
         rule = ps.relative(keep=0.3, history=5000)
         state, odds = rule.init(), []
         for pool in pools:
@@ -70,6 +70,35 @@ def test_a_long_history_kept_in_order_gives_what_sorting_gives(monkeypatch):
             odds.append(answer.probs)
         answers.append(torch.stack(odds))
     assert torch.equal(*answers)
+
+
+@pytest.mark.parametrize("kind", ["normal", "heavy", "atoms", "drifting", "mixed"])
+def test_a_sketch_is_right_to_a_thousandth(kind):
+    """Against the age-weighted CDF of all losses, in double precision."""
+    history, size, pools = 20_000, 512, 120
+    rule = ps.relative(beta=1.0, history=history, sketch=4096)
+    state, values, worst = rule.init(), [], 0.0
+    for pool in range(pools):
+        noise = ps.keys.uniform(ps.key(pool), size).clamp(1e-6, 1 - 1e-6)
+        normal = torch.special.ndtri(noise.double()).float()
+        fresh = {
+            "normal": normal,
+            "heavy": (3 * normal).exp(),
+            "atoms": (noise * 7).floor(),
+            "drifting": normal.exp() * 100 ** (-pool / pools),
+            "mixed": torch.where(noise < 0.4, 0.0, normal),
+        }[kind]
+        values.append(fresh)
+        state, odds = rule.select(state, fresh)
+        if pool % 20 == 19:
+            past = torch.cat(values)
+            age = torch.arange(len(values) - 1, -1, -1).repeat_interleave(size) * size
+            weight = torch.exp(-age.double() / history)
+            below = torch.stack([weight[past < loss].sum() for loss in fresh[:64]])
+            upto = torch.stack([weight[past <= loss].sum() for loss in fresh[:64]])
+            cdf = (below + upto) / 2 / weight.sum()
+            worst = max(worst, float((odds.probs[:64] - cdf).abs().max()))
+    assert worst <= 1e-3, worst
 
 
 def test_a_setting_can_be_vmapped():
