@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from puresift.ranks import exchange, mean, ranks, remember, slots, unseen
+from puresift.ranks import beside, exchange, mean, ranks, remember, slots, unseen
 from puresift.types import Losses
 
 # Up to here, sorting the history at every pool is as fast as keeping it in order; far beyond, it is ten times slower.
@@ -119,6 +119,7 @@ def _by_scale(state: ScaledState, losses: Losses) -> tuple[ScaledState, Placed]:
 
 
 def _by_sketch(state: SketchState, losses: Losses, *, history: int) -> tuple[SketchState, Placed]:
+    losses = beside(state.edges, losses)
     edges, mass = _refined(state.edges, state.mass * math.exp(-losses.shape[0] / history), losses)
     place = torch.searchsorted(edges, losses)
     mass = mass.index_add(0, place, torch.ones_like(losses, dtype=mass.dtype))

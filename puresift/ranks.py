@@ -24,11 +24,11 @@ def ranks(ordered: Tensor, losses: Losses) -> tuple[Tensor, Tensor]:
     Returns:
         Two Int64[B].
     """
-    losses = _beside(ordered, losses)
+    losses = beside(ordered, losses)
     return torch.searchsorted(ordered, losses), torch.searchsorted(ordered, losses, right=True)
 
 
-def _beside(ordered: Tensor, losses: Losses) -> Losses:
+def beside(ordered: Tensor, losses: Losses) -> Losses:
     """The losses, copied for each state where vmap runs over states alone: searchsorted warns of an expanded view."""
     return torch.where(ordered[:1].isnan(), losses, losses)
 
@@ -70,7 +70,7 @@ def exchange(ordered: Tensor, leaving: Tensor, coming: Tensor) -> Tensor:
     leaving, coming, number = leaving.sort().values, coming.sort().values, torch.arange(size, device=ordered.device)
     twins = number - torch.searchsorted(leaving, leaving)  # how many of the same value leave before this one
     gone = torch.searchsorted(ordered, leaving) + twins
-    at = torch.searchsorted(ordered, _beside(ordered, coming))
+    at = torch.searchsorted(ordered, beside(ordered, coming))
     # A value that stays moves up by those that come in below it and down by those that leave.
     ones = torch.ones_like(at, dtype=torch.int32)
     moves = torch.zeros_like(torch.cat([ordered, coming[:1]]), dtype=torch.int32)  # mapped wherever either is
