@@ -79,7 +79,7 @@ def train(job: Job, arm: str, budget: int, score_dtype: str | None, stop: runs.S
     state: ps.SiftState | None = None
     if arm in ("sifted", "random"):
         rule = ps.uniform(keep=o.keep) if arm == "random" else ps.delay(o.rule(), o.delay) if o.delay else o.rule()
-        score = costs.timed(scorer(model, score_dtype), tally, device) if score_dtype else None
+        score = costs.timed(scorer(job, model, score_dtype), tally, device) if score_dtype else None
         sifter = compose(job, score, rule)
         state = sifter.init(ps.key(o.seed), ps.peek(candidates.loader))
         if saved:
@@ -205,20 +205,24 @@ def loader(job: Job) -> Any:
     return data.loader(job.train, job.options.batch_size, seed=job.options.seed)
 
 
-def scorer(model: nn.Module, dtype: str) -> Any:
-    return ps.autocast(ps.batched(model, bert.loss), getattr(torch, dtype))
+def scorer(job: Job, model: nn.Module, dtype: str) -> Any:
+    """The loss in a precision of its own, short sentences apart from long ones: half of a random pool is padding."""
+    score = ps.autocast(ps.batched(model, bert.loss), getattr(torch, dtype))
+    return ps.chunked(score, max(job.options.batch_size // 2, 1), length=length, pad=pads(job))
 
 
 def compose(job: Job, score: Any, rule: ps.Rule) -> ps.Sifter:
     """Rows wait padded to one length and leave cut to the longest of their batch, as a collate function would pad."""
+    return ps.sifter(score, rule, batch_size=job.options.batch_size, pad=pads(job), length=length)
+
+
+def pads(job: Job) -> dict[str, ps.Pad]:
     longest = job.options.max_length
-    return ps.sifter(
-        score,
-        rule,
-        batch_size=job.options.batch_size,
-        pad={"input_ids": ps.Pad(job.pad_id, longest), "attention_mask": ps.Pad(0, longest)},
-        length=lambda batch: batch["attention_mask"].sum(1),
-    )
+    return {"input_ids": ps.Pad(job.pad_id, longest), "attention_mask": ps.Pad(0, longest)}
+
+
+def length(batch: dict[str, Tensor]) -> Tensor:
+    return batch["attention_mask"].sum(1)
 
 
 def crossed(before: int, now: int, every: float) -> bool:
@@ -321,7 +325,7 @@ def measure(job: Job, stop: runs.Stop) -> dict[str, Any]:
     model = copy.deepcopy(job.model).to(device)
     first = {name: leaf.to(device) for name, leaf in ps.peek(loader(job)).items()}
     names = ("float32", "bfloat16") if o.score_dtype == "auto" else (o.score_dtype,)
-    choice = ps.fastest({name: scorer(model, name) for name in names}, ps.live(model), first)
+    choice = ps.fastest({name: scorer(job, model, name) for name in names}, ps.live(model), first)
     score = {"dtype": choice.name, "seconds": choice.seconds, "agreement": choice.agreement}
     if not o.compare:
         return {"score": score, "interleaved": None}
@@ -331,7 +335,7 @@ def measure(job: Job, stop: runs.Stop) -> dict[str, Any]:
         model,
         partial(adamw, o=o),
         partial(update, dtype=o.train_dtype),
-        lambda tally: compose(job, costs.timed(scorer(model, choice.name), tally, device), o.rule()),
+        lambda tally: compose(job, costs.timed(scorer(job, model, choice.name), tally, device), o.rule()),
         partial(loader, job),
         ps.key(o.seed),
         stop,
