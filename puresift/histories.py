@@ -119,7 +119,7 @@ def _by_scale(state: ScaledState, losses: Losses) -> tuple[ScaledState, Placed]:
 
 
 def _by_sketch(state: SketchState, losses: Losses, *, history: int) -> tuple[SketchState, Placed]:
-    losses = beside(state.edges, losses)
+    losses, order = beside(state.edges, losses).sort()  # neighbours are looked up twice as fast
     edges, mass = _refined(state.edges, state.mass * math.exp(-losses.shape[0] / history), losses)
     place = torch.searchsorted(edges, losses)
     mass = mass.index_add(0, place, torch.ones_like(losses, dtype=mass.dtype))
@@ -132,23 +132,36 @@ def _by_sketch(state: SketchState, losses: Losses, *, history: int) -> tuple[Ske
     middle = _known(edges, mass, losses)
     below = torch.where(atom, below, (middle - 0.5).clamp(min=0))
     upto = torch.minimum(torch.where(atom, upto, below + 1), number)
-    return SketchState(edges, mass), Placed(below, upto, number, torch.where(atom, 2, 1))
+    back = order.argsort()
+    return SketchState(edges, mass), Placed(below[back], upto[back], number, torch.where(atom, 2, 1)[back])
 
 
 def _refined(edges: Tensor, mass: Tensor, losses: Losses) -> tuple[Tensor, Tensor]:
-    """Edges at the quantiles of what is known and what comes, if some bin would hold more than twice its share."""
+    """Edges at the quantiles of what is known and what comes, if some bin would hold more than twice its share.
+
+    Args:
+        edges: Float[K], ascending.
+        mass: Float64[K].
+        losses: Float[B], ascending.
+    """
     number, ones = edges.shape[0], torch.ones_like(losses, dtype=mass.dtype)
-    values, order = torch.cat([edges, losses]).sort(stable=True)
-    sums = torch.cat([mass, ones]).gather(0, order).cumsum(0)
+    place = torch.searchsorted(edges, losses)
+    come = torch.zeros_like(torch.cat([edges, losses[:1]]), dtype=torch.int64).index_add(
+        0, place, torch.ones_like(place)
+    )
+    before, rank = come.cumsum(0)[:number], torch.arange(max(number, losses.shape[0]), device=edges.device)
+    seats = torch.cat([rank[:number] + before, place + rank[: losses.shape[0]]])  # in the merge of both
+    values = torch.cat([edges, losses])
+    values, sums = values.scatter(0, seats, values), torch.cat([mass, ones])
+    sums = sums.scatter(0, seats, sums).cumsum(0)
     levels = torch.linspace(0, 1, number, device=edges.device, dtype=mass.dtype).clamp(min=1e-9) * sums[-1]
     moved = values.gather(0, torch.searchsorted(sums, levels).clamp(max=values.shape[0] - 1))
     # A value that fills more than a bin gets one of its own, one unit in the last place wide.
-    before = torch.nn.functional.pad(moved, (1, 0), value=-torch.inf)
-    first = (moved[1:] == moved[:-1]) & (before[:-2] < moved[:-1])
+    lower = torch.nn.functional.pad(moved, (1, 0), value=-torch.inf)
+    first = (moved[1:] == moved[:-1]) & (lower[:-2] < moved[:-1])
     moved = torch.cat([torch.where(first, _under(moved[:-1]), moved[:-1]), moved[-1:]])
     below = torch.nn.functional.pad(_known(edges, mass, moved), (1, 0))
-    place = torch.searchsorted(edges, losses).clamp(max=number - 1)
-    load = mass.index_add(0, place, ones)
+    load = mass.index_add(0, place.clamp(max=number - 1), ones)
     heavy = ((load > 2 / number * sums[-1]) & ~_atoms(edges)).any()
     heavy = heavy | ((losses < edges[0]) | (losses > edges[-1])).any()
     return torch.where(heavy, moved, edges), torch.where(heavy, below.diff().clamp(min=0), mass)
