@@ -1,5 +1,6 @@
 """The README's code runs, verbatim; its commands and links are real."""
 
+import json
 import re
 from pathlib import Path
 
@@ -76,3 +77,11 @@ def test_each_command_stands_on_one_line(extra):
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
         assert "://" in target or (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize(("run", "row"), [("sst2", "| SST-2 sentences"), ("synthetic", "| synthetic reviews")])
+def test_the_accuracies_are_those_of_the_run_folders(run, row):
+    arms = json.loads((ROOT / "bench" / "results" / run / "summary.json").read_text())["arms"]
+    cells = next(line for line in TEXT.splitlines() if line.startswith(row)).split("|")[2:-1]
+    expected = [f"{100 * arms[name]['accuracy']:.2f}" for name in ("plain", "shortened", "random", "sifted")]
+    assert [cell.strip() for cell in cells] == expected
