@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-HELPERS = {"__init__", "__main__", "measure", "wrapper"}
+HELPERS = {"__init__", "__main__", "measure", "training", "wrapper"}
 THEMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS)
 EXTRAS = {  # of packages that the library itself does without
     "numpy": "demo",

@@ -190,7 +190,7 @@ def bars(axes: Any, names: Sequence[str], groups: Mapping[str, Sequence[Spread]]
     width = 0.8 / len(groups)
     for number, (group, rows) in enumerate(groups.items()):
         places = [place + (number - (len(groups) - 1) / 2) * width for place in range(len(names))]
-        colours = [colour(group)] * len(names) if group else [colour(name) for name in names]
+        colours = [colour(group, number)] * len(names) if group else [colour(name) for name in names]
         heights = [row["median"] for row in rows]
         drawn = axes.bar(places, heights, width * 0.94, color=colours, label=group or None)
         axes.errorbar(places, heights, whiskers(rows), fmt="none", ecolor="#222222", capsize=2)
@@ -200,9 +200,10 @@ def bars(axes: Any, names: Sequence[str], groups: Mapping[str, Sequence[Spread]]
     axes.margins(y=0.2)
 
 
-def colour(name: str) -> str:
-    """By what the name starts with."""
-    return next((shade for arm, shade in COLOURS.items() if name.startswith(arm)), COLOURS["other"])
+def colour(name: str, number: int = 0) -> str:
+    """By what the name starts with, else by its number."""
+    others = [COLOURS["other"], COLOURS["ours"], COLOURS["wrapper"], COLOURS["floor"]]
+    return next((shade for arm, shade in COLOURS.items() if name.startswith(arm)), others[number % 4])
 
 
 def whiskers(rows: Sequence[Spread]) -> list[list[float]]:

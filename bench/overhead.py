@@ -41,6 +41,7 @@ from bench.measure import (
     save,
     spread,
 )
+from bench.training import Batch, Fresh, Loss, Trainer
 from bench.wrapper import SiftingWrapper
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -52,8 +53,6 @@ SHAPES = {  # rows and history
     "text, history 1e4": ("text", 10_000),
     "text, history 1e5": ("text", 100_000),
 }
-Batch = dict[str, Tensor]
-Loss = Callable[[nn.Module, Batch], Tensor]
 
 
 class Idle(nn.Module):
@@ -121,33 +120,6 @@ def past(history: int) -> Tensor:
 def consume(batches: Any) -> None:
     for _ in batches:
         pass
-
-
-class Fresh(list[Batch]):
-    """Batches that are made anew each time they are read, as a loader's are."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
-            yield {name: leaf.clone() for name, leaf in batch.items()}
-
-
-class Trainer:
-    """A training step, with an optimizer that can be made anew."""
-
-    def __init__(self, model: nn.Module, loss: Loss, dtype: torch.dtype):
-        self.model, self.loss, self.dtype = model, loss, dtype
-        self.fresh()
-
-    def fresh(self) -> None:
-        self.model.zero_grad()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0)
-
-    def __call__(self, batch: Batch, weights: Tensor | None) -> None:
-        self.optimizer.zero_grad()
-        with torch.autocast(device().type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            losses = self.loss(self.model, batch)
-        (losses if weights is None else weights * losses).mean().backward()
-        self.optimizer.step()
 
 
 # 1. Outside the model
@@ -322,7 +294,7 @@ def main() -> None:
     precision = str(dtype).removeprefix("torch.")
     what = f"{name} {precision}, pools of {args.pool}x{args.length} tokens, keep {KEEP:g}, {args.threads} threads"
 
-    found = outside(model, lambda: trainer(pools[0], None), args.pool, args.length, args.rounds)
+    found = outside(model, lambda: trainer(pools[0]), args.pool, args.length, args.rounds)
     show_outside(found, what)
     arms = loops(model, text_loss, trainer, pools)
     ends = end_to_end(arms, trainer, args.pool, args.loops)

@@ -22,6 +22,7 @@ rows are longer than others, as hard sentences are, the first is above the secon
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import time
 from collections.abc import Iterable, Iterator
@@ -33,36 +34,17 @@ from torch import Tensor, nn
 
 import puresift as ps
 from bench.measure import COLOURS, Spread, bytes_of, clock, device, figure, line, peak, save, spread
+from bench.training import Batch, Fresh, Trainer
 from models import bert, data
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
 KEEPS, BATCH, WINDOW, POOL, LONGEST, ENDLESS = (0.25, 0.33, 0.5, 0.67), 32, 8, 128, 64, 1_000_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MOST = 9  # rounds
-Batch = dict[str, Tensor]
 
 
 def length(batch: Batch) -> Tensor:
     return batch["attention_mask"].sum(1)
-
-
-class Trainer:
-    """A training step, with an optimizer that can be made anew."""
-
-    def __init__(self, model: nn.Module):
-        self.model = model
-        self.fresh()
-
-    def fresh(self) -> None:
-        self.model.zero_grad()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.0)
-
-    def __call__(self, batch: Batch, weights: Tensor | None, dtype: torch.dtype) -> None:
-        self.optimizer.zero_grad()
-        with torch.autocast(device().type, torch.bfloat16, enabled=dtype == torch.bfloat16):
-            losses = bert.loss(self.model, batch)
-        (losses if weights is None else weights * losses).mean().backward()
-        self.optimizer.step()
 
 
 class Recorded:
@@ -116,7 +98,7 @@ def sifting(model: nn.Module, pools: Iterable[Batch], first: Batch, keep: float,
 
 
 def measure(
-    model: nn.Module, train: Trainer, dataset: data.Sentences, seed: int, seconds: float, least: int
+    model: nn.Module, train: dict[str, Trainer], dataset: data.Sentences, seed: int, seconds: float, least: int
 ) -> dict[Arm, dict[str, list[float]]]:
     """Seconds and counts of each arm in each round."""
     live = ps.live(model)
@@ -142,7 +124,7 @@ def measure(
         places[arm.dtype, arm.bucketed] = (at + count) % len(batches)
         begun = clock()
         for batch in chosen:
-            train(batch, None, DTYPES[arm.dtype])
+            train[arm.dtype](batch)
         return (clock() - begun) / (count * BATCH)
 
     def sifted_block(arm: Arm) -> tuple[float, float, float, float]:
@@ -153,7 +135,7 @@ def measure(
         begun = clock()
         for _ in range(arm.steps):
             batch, weights, _, _ = next(stream)
-            train(batch, weights, DTYPES[arm.dtype])
+            train[arm.dtype](batch, weights)
             taken.append((batch, weights))
         whole = clock() - begun
         candidates = sum(len(pool["labels"]) for pool in sources[arm].seen)
@@ -163,13 +145,13 @@ def measure(
             score(params, pool)
         middle = clock()
         for batch, _ in taken:
-            train(batch, None, DTYPES[arm.dtype])
+            train[arm.dtype](batch)
         end = clock()
         parts = whole, middle - begun, end - middle, len(taken) * BATCH
         return tuple(part / candidates for part in parts)  # type: ignore[return-value]
 
     for dtype in DTYPES:  # first calls
-        train(plain[False][0], None, DTYPES[dtype])
+        train[dtype](plain[False][0])
     streams[arms[1]][0](live(), plain[False][0])
     begun = time.perf_counter()
     for number in range(MOST):
@@ -215,27 +197,18 @@ def memory(model: nn.Module, train: Trainer, dataset: data.Sentences, seed: int)
     """Peak megabytes of a plain and a sifted run, on rows padded to the full length so that both train on one shape."""
     pools = collated(dataset, seed, BATCH, bucketed=False)[:8]
     pads = {"input_ids": ps.Pad(dataset.pad_id, LONGEST), "attention_mask": ps.Pad(0, LONGEST)}
-    wide = [
-        {
-            name: torch.nn.functional.pad(leaf, (0, LONGEST - leaf.shape[1]), value=pads[name].value)
-            if name in pads
-            else leaf
-            for name, leaf in pool.items()
-        }
-        for pool in pools
-    ]
+    wide = Fresh({name: widened(leaf, pads.get(name)) for name, leaf in pool.items()} for pool in pools)
 
     def plain() -> None:
-        for batch in wide[:2]:
-            train({name: leaf.clone() for name, leaf in batch.items()}, None, torch.float32)
+        for batch in itertools.islice(wide, 2):
+            train(batch)
 
     def sifted() -> None:
         rule = ps.relative(keep=0.5, history=1_024)
         sifter = ps.sifter(ps.autocast(ps.batched(model, bert.loss)), rule, batch_size=BATCH)
         stream = ps.sift(sifter, sifter.init(ps.key(0), wide[0]), ps.live(model), ps.epochs(wide, ENDLESS))
-        for _ in range(2):
-            batch, weights, _, _ = next(stream)
-            train(batch, weights, torch.float32)
+        for batch, weights, _, _ in itertools.islice(stream, 2):
+            train(batch, weights)
 
     most = {}
     for name, run in (("plain", plain), ("sifted", sifted)):
@@ -243,6 +216,10 @@ def memory(model: nn.Module, train: Trainer, dataset: data.Sentences, seed: int)
         most[name] = peak(run) / 1e6
     buffer = bytes_of(ps.empty(wide[0], batch_size=BATCH)) / 1e6
     return {**most, "buffer": buffer, "plain_plus_three_buffers": most["plain"] + 3 * buffer}
+
+
+def widened(leaf: Tensor, pad: ps.Pad | None) -> Tensor:
+    return nn.functional.pad(leaf, (0, pad.length - leaf.shape[1]), value=pad.value) if pad else leaf
 
 
 def show(table: list[dict[str, Any]]) -> None:
@@ -297,9 +274,9 @@ def main() -> None:
     model, tokenize, pad_id, _ = bert.build("minilm", [], seed=args.seed, max_length=LONGEST)
     model = model.to(device())
     dataset = data.Sentences(corpus.train[: args.rows], tokenize, pad_id=pad_id)
-    train = Trainer(model)
+    train = {name: Trainer(model, bert.loss, dtype) for name, dtype in DTYPES.items()}
     rounds = measure(model, train, dataset, args.seed, args.seconds, args.least)
-    table, most = summary(rounds), memory(model, train, dataset, args.seed)
+    table, most = summary(rounds), memory(model, train["float32"], dataset, args.seed)
     number = table[0]["rate"]["n"]
     print(f"MiniLM on {corpus.name}, batches of {BATCH}, {args.threads} threads, medians of {number} rounds")
     show(table)
