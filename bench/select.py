@@ -101,9 +101,8 @@ def measure(axis: str, history: int, pool: int, kind: str, rounds: int) -> dict[
     generator = torch.Generator().manual_seed(history + pool)
     past = torch.rand(history, generator=generator).to(device())
     losses, batch = torch.rand(pool, generator=generator).to(device()), rows(kind, pool)
-    if history * pool > FEASIBLE:
-        rounds = min(rounds, 3)
     extrapolated = history * pool > FEASIBLE
+    rounds = min(rounds, 3) if extrapolated else rounds
     few = FEW // history if extrapolated else 0
     arms = {name: ours(rule(history), past, batch, losses) for name, rule in RULES.items()}
     arms |= wrapper(past, batch, losses, few)
