@@ -163,6 +163,7 @@ def figure(path: Path, widths: Sequence[float], draw: Callable[..., None]) -> No
         print('no figure: matplotlib is missing, pip install -e ".[demo]"')
         return
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     whole = Figure(figsize=(sum(widths), 4.2), layout="constrained")
     panels = whole.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
@@ -172,6 +173,11 @@ def figure(path: Path, widths: Sequence[float], draw: Callable[..., None]) -> No
         axes.set_axisbelow(True)
     draw(*panels)
     for axes in panels:
+        low, high = axes.get_ylim()
+        if axes.get_yscale() == "log" and high < 3_000 * low:  # powers of ten alone would be too few
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False, fontsize=9)
     whole.suptitle(f"{hardware()}, torch {torch.__version__}", fontsize=9, color="#666666")

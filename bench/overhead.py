@@ -343,8 +343,8 @@ def show_loops(ends: dict[str, Any]) -> None:
 
 def show_memory(storage: dict[str, Any]) -> None:
     for kind, found in storage.items():
-        most = ", ".join(f"{name} {size:.1f}" for name, size in found["megabytes"].items())
-        print(f"peak memory of tensors [MB], {kind}: {most}; plain + 3 buffers {found['plain_plus_three_buffers']:.1f}")
+        most = ", ".join(f"{name} {size:.2f}" for name, size in found["megabytes"].items())
+        print(f"peak memory of tensors [MB], {kind}: {most}; plain + 3 buffers {found['plain_plus_three_buffers']:.2f}")
 
 
 def draw(result: dict[str, Any], model: str, outer: Any, ends: Any, store: Any) -> None:
