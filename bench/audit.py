@@ -1,6 +1,6 @@
 """What the audit log costs: rows a second, and its share of a pool that is scored, ruled on and refilled.
 
-    python bench/audit.py
+    python -m bench.audit
 
 The incumbent is no log at all: the same stream without `write`. Runs are interleaved; medians and ranges of 9.
 """
@@ -8,17 +8,16 @@ The incumbent is no log at all: the same stream without `write`. Runs are interl
 from __future__ import annotations
 
 import importlib.util
-import platform
-import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import puresift as ps
+from bench.measure import Spread, bars, figure, hardware, save, spread
 
 POOL, POOLS, RUNS = 64, 200, 9
 
@@ -52,16 +51,26 @@ def main() -> None:
         for run in range(RUNS):
             for arm in arms:
                 spent[arm].append(seconds(arm, folder, run))
-    print(f"torch {torch.__version__}, {platform.machine()}, 1 thread, {POOLS} pools of {POOL}, {RUNS} runs")
+    print(f"torch {torch.__version__}, {hardware()}, 1 thread, {POOLS} pools of {POOL}, {RUNS} runs")
     plain = median(spent[None])
+    found = {"none": spread([seconds / POOLS * 1e3 for seconds in spent[None]])}
     print(f"no log   {plain / POOLS * 1e3:7.3f} ms a pool")
     for arm in arms[1:]:
         extra = sorted(one - other for one, other in zip(spent[arm], spent[None], strict=True))
         middle = median(extra) / POOLS
+        found[str(arm)] = spread([seconds / POOLS * 1e3 for seconds in extra])
         print(
             f"{arm:8} {middle * 1e3:+7.3f} ms a pool ({extra[0] / POOLS * 1e3:+.3f} to {extra[-1] / POOLS * 1e3:+.3f})"
             f", {POOL / middle if middle > 0 else float('inf'):,.0f} rows/s, {middle * POOLS / plain:.1%} of a pool"
         )
+    path = save("audit", {"milliseconds_a_pool": found}, pool=POOL, pools=POOLS, rounds=RUNS, seed="the round")
+    figure(path, (5,), lambda axes: draw(axes, found))
+
+
+def draw(axes: Any, found: dict[str, Spread]) -> None:
+    names = ["no log, whole stream", *(f"{arm}, extra" for arm in found if arm != "none")]
+    bars(axes, names, {"": list(found.values())})
+    axes.set(ylabel=f"time a pool of {POOL} rows [ms]", title="The audit log")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The governor by the real clock: a dear score should cost at most 2 %, a cheap one should save what it can.
 
-    python bench/governor.py
+    python -m bench.governor
 
 Arms: plain (keep all, unscored: the incumbent), sifted without and with the governor, each with a cheap score (the
 model once, in eval mode) and a dear one (the same score, computed until it costs about two training steps). Seeded,
@@ -9,17 +9,15 @@ interleaved; medians and ranges of 5 runs, as a share of the plain run of the sa
 
 from __future__ import annotations
 
-import platform
-import sys
 import time
-from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
 import puresift as ps
+from bench.measure import COLOURS, bars, figure, hardware, save, spread
 from puresift.governor import Governor
 
 POOL, POOLS, RUNS, WIDTH = 64, 250, 5, 448
@@ -78,7 +76,7 @@ def main() -> None:
             spent, sifted, phi = seconds(times, judge, run)
             shares[name].append(spent / plains[-1])
             seen[name].append((sifted, phi))
-    print(f"torch {torch.__version__}, {platform.machine()}, 1 thread, {POOLS} pools of {POOL}, {RUNS} runs")
+    print(f"torch {torch.__version__}, {hardware()}, 1 thread, {POOLS} pools of {POOL}, {RUNS} runs")
     print(
         f"plain            {median(plains) / POOLS * 1e3:6.3f} ms a pool ({min(plains) / POOLS * 1e3:.3f} to "
         f"{max(plains) / POOLS * 1e3:.3f})"
@@ -90,6 +88,24 @@ def main() -> None:
                 f", {median(s for s, _ in seen[name]):.1%} of pools sifted, phi {median(p for _, p in seen[name]):.2f}"
             )
         print(line)
+    found = {
+        name: {
+            "share_of_plain": spread(shares[name]),
+            "pools_sifted": spread([sifted for sifted, _ in seen[name]]),
+            "phi": spread([phi for _, phi in seen[name]]) if arms[name][1] else None,
+        }
+        for name in arms
+    }
+    path = save(
+        "governor", {"arms": found}, pool=POOL, pools=POOLS, rounds=RUNS, width=WIDTH, keep=0.5, seed="the round"
+    )
+    figure(path, (5.5,), lambda axes: draw(axes, found))
+
+
+def draw(axes: Any, found: dict[str, Any]) -> None:
+    bars(axes, [f"score {name}" for name in found], {"": [row["share_of_plain"] for row in found.values()]})
+    axes.axhline(1, color=COLOURS["plain"], linestyle="--", label="plain")
+    axes.set(ylabel="time of the whole run, plain = 1", title="The governor, keep 0.5")
 
 
 if __name__ == "__main__":

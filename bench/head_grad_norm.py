@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import puresift as ps
+from bench.measure import bars, figure, save, spread
 from models import bert
 
 
@@ -59,6 +60,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = bert.build("minilm", [], seed=0, max_length=64).model
     batch, params = pool(args.rows, args.length, model.config.vocab_size), ps.live(model)()
+    found: dict[str, Any] = {}
     for name, cast in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         loss = ps.autocast(ps.batched(model, bert.loss), cast)
         head = ps.autocast(ps.head_grad_norm(model, outputs), cast)
@@ -75,12 +77,25 @@ def main() -> None:
             took = {score: seconds(score, params, batch) for score in order}
             rounds.append((took[loss], took[head]))
         low, middle, high = statistics.quantiles([dear / plain for plain, dear in rounds], n=4)
+        found[name] = {
+            "ratio": spread([dear / plain for plain, dear in rounds]),
+            "loss_milliseconds": spread([plain * 1e3 for plain, _ in rounds]),
+            "head_grad_norm_milliseconds": spread([dear * 1e3 for _, dear in rounds]),
+        }
         plain, dear = (statistics.median(column) * 1e3 for column in zip(*rounds, strict=True))
         print(
             f"{name}: loss {plain:.1f} ms, head_grad_norm {dear:.1f} ms; ratio {middle:.3f}, quartiles {low:.3f} to "
             f"{high:.3f} ({args.rounds} rounds of {args.rows}x{args.length}, {args.threads} threads, "
             f"torch {torch.__version__})"
         )
+    path = save("head_grad_norm", {"scores": found}, seed=0, rounds=args.rounds, shape=(args.rows, args.length))
+    figure(path, (5.5,), lambda axes: draw(axes, found))
+
+
+def draw(axes: Any, found: dict[str, Any]) -> None:
+    groups = {name: [row[f"{name}_milliseconds"] for row in found.values()] for name in ("loss", "head_grad_norm")}
+    bars(axes, list(found), groups)
+    axes.set(ylabel="time to score a pool [ms]", title="The head's gradient norm beside the loss, MiniLM")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,41 @@
-"""What every bench shares: interleaved timing, medians with spread, and a result file that says where it was made."""
+"""What every bench shares: interleaved timing, spread, peak memory, figures, and a result file that says its origin."""
 
 from __future__ import annotations
 
 import datetime
+import gc
+import importlib.metadata
+import importlib.util
 import json
+import math
 import os
 import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
+from torch.profiler import ProfilerActivity, profile
 
 RESULTS = Path(__file__).parent / "results"
+COLOURS = {"ours": "#1f6fb4", "wrapper": "#d98a1f", "plain": "#444444", "other": "#3a923a", "floor": "#b03060"}
+Spread = dict[str, float]
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def clock() -> float:
+    """Seconds, once the device has done what it was asked to."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def interleaved(arms: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 2) -> dict[str, list[float]]:
@@ -23,24 +43,82 @@ def interleaved(arms: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: i
     times: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(-warmup, rounds):
         for name, arm in arms.items():
-            start = time.perf_counter()
+            start = clock()
             arm()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
             if number >= 0:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return times
 
 
-def spread(values: list[float]) -> dict[str, float]:
+def spread(values: Sequence[float]) -> Spread:
     """The median and the quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
     return {"median": middle, "low": low, "high": high, "n": len(values)}
 
 
-def ratio(one: list[float], other: list[float]) -> dict[str, float]:
+def ratio(one: Sequence[float], other: Sequence[float]) -> Spread:
     """The spread of the ratios round by round: neighbours in time are compared with each other."""
     return spread([a / b for a, b in zip(one, other, strict=True)])
+
+
+def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """The exponent b of the power law y = a * x ** b that lies nearest, in squares of logarithms."""
+    return statistics.linear_regression([math.log(x) for x in xs], [math.log(y) for y in ys]).slope
+
+
+class Reads(TorchFunctionMode):
+    """Counts what would wait for a device: every way in which Python looks at a tensor's numbers."""
+
+    WAITING = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "__array__")
+    count = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if getattr(function, "__name__", "") in self.WAITING:
+            self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def reads(run: Callable[[int], Any], pools: int) -> float:
+    """Host reads a pool of `run(pools)`; those of its beginning and its end cancel out."""
+    counts = []
+    for number in (pools, 2 * pools):
+        with Reads() as mode:
+            run(number)
+        counts.append(mode.count)
+    return (counts[1] - counts[0]) / pools
+
+
+def peak(run: Callable[[], Any]) -> int:
+    """The most bytes that tensors held at a time while `run` ran, above what they held before.
+
+    On a GPU the caching allocator knows. On a CPU the profiler sees every allocation of a tensor, which is exact and
+    the same in every run, unlike the resident size of the process; what libraries hold for themselves is not in it.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    gc.collect()  # what an earlier run left would be freed on this one's account
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    assert profiler.profiler is not None
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def bytes_of(tree: Any) -> int:
+    """Bytes of all tensors in nested tuples and dicts."""
+    if isinstance(tree, torch.Tensor):
+        return tree.numel() * tree.element_size()
+    parts: Iterable[Any] = tree.values() if isinstance(tree, Mapping) else tree if isinstance(tree, tuple) else ()
+    return sum(bytes_of(part) for part in parts)
 
 
 def hardware() -> str:
@@ -52,17 +130,87 @@ def hardware() -> str:
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
-def save(theme: str, result: dict[str, Any], **settings: Any) -> Path:
-    """Write `bench/results/<theme>_<hardware>_<date>.json` with versions, hardware and settings."""
+def versions() -> dict[str, str]:
+    """What ran."""
     import puresift
 
-    versions = {"puresift": puresift.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    found = {"puresift": puresift.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    for name in ("transformers", "numpy"):
+        if importlib.util.find_spec(name):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def save(theme: str, result: Mapping[str, Any], **settings: Any) -> Path:
+    """Write `bench/results/<theme>_<hardware>_<date>.json` with versions, hardware and settings."""
     where = {"hardware": hardware(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
     date = datetime.date.today().isoformat()
     slug = re.sub(r"[^a-z0-9]+", "-", where["hardware"].lower()).strip("-")
     path = RESULTS / f"{theme}_{slug}_{date}.json"
     path.parent.mkdir(exist_ok=True)
-    record = {"theme": theme, "date": date, "versions": versions, **where, "settings": settings, **result}
+    record = {"theme": theme, "date": date, "versions": versions(), **where, "settings": settings, **result}
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written: {path.relative_to(RESULTS.parent.parent)}")
     return path
+
+
+# Figures. Matplotlib comes with the demo extra; without it a bench still prints and saves its numbers.
+
+
+def figure(path: Path, widths: Sequence[float], draw: Callable[..., None]) -> None:
+    """Draw a row of panels beside the result file: `draw(*axes)`; widths in inches."""
+    if importlib.util.find_spec("matplotlib") is None:
+        print('no figure: matplotlib is missing, pip install -e ".[demo]"')
+        return
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    whole = Figure(figsize=(sum(widths), 4.2), layout="constrained")
+    panels = whole.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+    draw(*panels)
+    for axes in panels:
+        low, high = axes.get_ylim()
+        if axes.get_yscale() == "log" and high < 3_000 * low:  # powers of ten alone would be too few
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=9)
+    whole.suptitle(f"{hardware()}, torch {torch.__version__}", fontsize=9, color="#666666")
+    target = path.with_suffix(".png")
+    whole.savefig(target, dpi=130)
+    print(f"drawn: {target.relative_to(RESULTS.parent.parent)}")
+
+
+def line(axes: Any, xs: Sequence[float], rows: Sequence[Spread], name: str, shade: str, style: str = "o-") -> None:
+    """Medians joined by a line, quartiles as bars."""
+    axes.errorbar(xs, [row["median"] for row in rows], whiskers(rows), fmt=style, color=shade, label=name, capsize=2)
+
+
+def bars(axes: Any, names: Sequence[str], groups: Mapping[str, Sequence[Spread]], form: str = "{:.3g}") -> None:
+    """Groups of bars side by side, each with its number on top; a single group without a name has a colour a bar."""
+    width = 0.8 / len(groups)
+    for number, (group, rows) in enumerate(groups.items()):
+        places = [place + (number - (len(groups) - 1) / 2) * width for place in range(len(names))]
+        colours = [colour(group, number)] * len(names) if group else [colour(name) for name in names]
+        heights = [row["median"] for row in rows]
+        drawn = axes.bar(places, heights, width * 0.94, color=colours, label=group or None)
+        axes.errorbar(places, heights, whiskers(rows), fmt="none", ecolor="#222222", capsize=2)
+        axes.bar_label(drawn, [form.format(height) for height in heights], fontsize=8, padding=4)
+    axes.set_xticks(range(len(names)), names, fontsize=8)
+    axes.grid(False, axis="x")
+    axes.margins(y=0.2)
+
+
+def colour(name: str, number: int = 0) -> str:
+    """By what the name starts with, else by its number."""
+    others = [COLOURS["other"], COLOURS["ours"], COLOURS["wrapper"], COLOURS["floor"]]
+    return next((shade for arm, shade in COLOURS.items() if name.startswith(arm)), others[number % 4])
+
+
+def whiskers(rows: Sequence[Spread]) -> list[list[float]]:
+    return [[row["median"] - row["low"] for row in rows], [row["high"] - row["median"] for row in rows]]

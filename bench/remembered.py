@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 import puresift as ps
+from bench.measure import COLOURS, bars, figure, save, spread
 from models import bert, data
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
@@ -87,17 +88,42 @@ def main() -> None:
         f"{torch.__version__}; a row trained: {trained * 1e3:.2f} ms"
     )
     span = args.every * len(loader)
+    found: list[dict[str, Any]] = []
     for at in range(0, len(pools), span):
         rows, again, seconds, whole, _ = (sum(column) for column in zip(*pools[at : at + span], strict=True))
         agreement = statistics.median(pool[-1] for pool in pools[at : at + span])
         phi, remembered = whole / rows / trained, seconds / rows / trained
         bar = phi * (1 - args.keep) / args.every + 0.005
         first = 2 + at // len(loader)
+        part = pools[at : at + span]
+        found.append(
+            {
+                "epochs": [first, first + args.every - 1],
+                "rescored": again / rows,
+                "bar": bar,
+                "live": spread([live / count / trained for count, _, _, live, _ in part]),
+                "remembered": spread([took / count / trained for count, _, took, _, _ in part]),
+                "mean": {"live": phi, "remembered": remembered},
+                "rank_correlation": spread([one[-1] for one in part]),
+            }
+        )
         print(
             f"epochs {first} to {first + args.every - 1}: scored {again / rows:.3f} of the rows, live phi {phi:.3f}, "
             f"remembered {remembered:.4f}, bar {bar:.4f}: {'met' if remembered <= bar else 'MISSED'}; "
             f"rank correlation with live losses {agreement:.2f}"
         )
+    settings = {"rows": len(dataset), "every": args.every, "keep": args.keep, "data": corpus.name}
+    path = save("remembered", {"spans": found, "seconds_a_row_trained": trained}, seed=0, **settings)
+    figure(path, (5,), lambda axes: draw(axes, found))
+
+
+def draw(axes: Any, found: list[dict[str, Any]]) -> None:
+    """Means, as the bar is one; a pool by itself is re-scored in part or not at all."""
+    groups = {name: [spread([row["mean"][name]]) for row in found] for name in ("live", "remembered")}
+    bars(axes, ["epochs {} to {}".format(*row["epochs"]) for row in found], groups)
+    for place, row in enumerate(found):
+        axes.hlines(row["bar"], place - 0.4, place + 0.4, color=COLOURS["floor"], label="" if place else "the bar")
+    axes.set(ylabel="phi", title="Remembered scores, MiniLM")
 
 
 if __name__ == "__main__":
