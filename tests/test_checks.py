@@ -1,7 +1,6 @@
 """The check: every broken promise has a minimal offender, and whatever it did is put back."""
 
 import random
-import time
 
 import numpy
 import pytest
@@ -143,24 +142,13 @@ def test_one_row_is_not_enough():
         ps.check(lambda params, x: x.sum(1), {}, X, tolerance=-1.0)
 
 
-def test_a_language_model_takes_under_a_second():
-    """MiniLM's size with random weights: 6 layers of 384, 512 tokens' worth of rows."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(
-        vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
-    )
-    model = transformers.BertForSequenceClassification(config)
-    ids = (ps.keys.uniform(ps.key(0), 64 * 32) * 30000).long().reshape(64, 32)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids[:, 0] % 2}
+def test_a_few_forwards_of_a_few_rows_suffice():
+    sizes = []
 
-    def loss(model, b):
-        logits = model(b["input_ids"], b["attention_mask"]).logits
-        return nn.functional.cross_entropy(logits, b["labels"], reduction="none")
+    def score(params, x):
+        sizes.append(len(x))
+        return x.sum(1)
 
-    score, params = ps.autocast(ps.batched(model, loss)), ps.live(model)
-    seconds = []
-    for _ in range(3):
-        begun = time.perf_counter()
-        ps.check(score, params, batch)
-        seconds.append(time.perf_counter() - begun)
-    assert min(seconds) < 1.0, seconds
+    ps.check(score, {}, X.repeat(40, 1))
+    assert len(sizes) <= 6
+    assert max(sizes) <= 16
