@@ -14,6 +14,7 @@ from puresift.buffers import refill
 from puresift.buffers import take
 from puresift.cheap import autocast
 from puresift.cheap import chunked
+from puresift.cheap import compiled
 from puresift.checkpoint import load_state_dict
 from puresift.checkpoint import state_dict
 from puresift.checks import check
@@ -100,6 +101,7 @@ __all__ = [
     "check",
     "chunked",
     "compare",
+    "compiled",
     "cover",
     "decisions",
     "delay",

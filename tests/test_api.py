@@ -25,6 +25,7 @@ PUBLIC = [
     "check",
     "chunked",
     "compare",
+    "compiled",
     "decisions",
     "delay",
     "empty",
