@@ -27,6 +27,7 @@ from puresift.cuts import prune
 from puresift.cuts import threshold
 from puresift.draws import bernoulli
 from puresift.draws import systematic
+from puresift.fits import fitting
 from puresift.governor import decisions
 from puresift.governor import governor
 from puresift.groups import by_group
@@ -112,6 +113,7 @@ __all__ = [
     "entropy",
     "epochs",
     "fastest",
+    "fitting",
     "floor",
     "full",
     "governor",
