@@ -50,7 +50,7 @@ class Subject(NamedTuple):
     loss: Loss
     pool: dict[str, Tensor]
     by_row: Loss  # the loss in the form that can be vmapped
-    pad: dict[str, ps.Pad] = {}  # noqa: RUF012, the ragged leaves; their mask, "attention_mask", tells the lengths
+    pad: dict[str, ps.Pad]  # the ragged leaves; their mask, "attention_mask", tells the lengths
 
 
 def lengths() -> Tensor:
@@ -106,7 +106,7 @@ def convolutional(norm: Callable[[int], nn.Module]) -> Subject:
         layers += [nn.MaxPool2d(2), *block(width, 2 * width), *block(2 * width, 2 * width)]
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
     image = ps.keys.uniform(ps.key(3), ROWS * 3 * 32 * 32).reshape(ROWS, 3, 32, 32) * 2 - 1
-    return Subject(model, loss, {"image": image, "label": (ps.keys.uniform(ps.key(4), ROWS) * 10).long()}, loss)
+    return Subject(model, loss, {"image": image, "label": (ps.keys.uniform(ps.key(4), ROWS) * 10).long()}, loss, {})
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {
