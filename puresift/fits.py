@@ -54,8 +54,8 @@ def fitting(score: ScoreFn, params: Params, batch: Batch, *, budget: int | Calla
         score: a score whose rows do not meet.
         params: as the score takes them.
         batch: the largest pool, with its longest rows.
-        budget: bytes, or a call whose own peak is taken. It is run twice: leave the optimizer's step out of it, and zero
-            the gradients that it leaves behind.
+        budget: bytes, or a call whose own peak is taken. It is run twice: leave the optimizer out of it, and zero the
+            gradients that it leaves behind.
 
     Returns:
         Rows a piece, at most the first power of two that holds the batch.
