@@ -14,6 +14,7 @@ from puresift.buffers import refill
 from puresift.buffers import take
 from puresift.cheap import autocast
 from puresift.cheap import chunked
+from puresift.cheap import compiled
 from puresift.checkpoint import load_state_dict
 from puresift.checkpoint import state_dict
 from puresift.checks import check
@@ -26,6 +27,7 @@ from puresift.cuts import prune
 from puresift.cuts import threshold
 from puresift.draws import bernoulli
 from puresift.draws import systematic
+from puresift.fits import fitting
 from puresift.governor import decisions
 from puresift.governor import governor
 from puresift.groups import by_group
@@ -100,6 +102,7 @@ __all__ = [
     "check",
     "chunked",
     "compare",
+    "compiled",
     "cover",
     "decisions",
     "delay",
@@ -110,6 +113,7 @@ __all__ = [
     "entropy",
     "epochs",
     "fastest",
+    "fitting",
     "floor",
     "full",
     "governor",

@@ -130,10 +130,12 @@ def batch_size(batch: Batch) -> int:
     Raises:
         ValueError: there is no leaf, or the leaves disagree.
     """
-    sizes = [len(leaf) if isinstance(leaf, Objects) or leaf.ndim else -1 for leaf in leaves(batch)]
+    sizes = [
+        len(leaf) if isinstance(leaf, Objects) else leaf.shape[0] if leaf.ndim else -1 for leaf in leaves(batch)
+    ]  # compared and never hashed: to hash a compiled graph's symbolic size fixes it
     if not sizes:
         raise ValueError("the batch has no tensor in it")
-    if len(set(sizes)) > 1 or sizes[0] < 0:
+    if sizes[0] < 0 or any(size != sizes[0] for size in sizes):
         shapes = ", ".join(f"{name} {_shape(leaf)}" for name, leaf in named(batch))
         raise ValueError(
             f"the leaves of a batch must share their leading dimension, got {shapes}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,6 +91,7 @@ SCORES: dict[str, Callable[[], Any]] = {
     "per_sample": lambda: ps.per_sample(net(), cross_entropy),
     "autocast": lambda: ps.autocast(ps.batched(net(), cross_entropy), torch.bfloat16),
     "chunked": lambda: ps.chunked(ps.batched(net(), cross_entropy), 5),
+    "compiled": lambda: _compiled(),
     "grad_norm": lambda: ps.grad_norm(net(), cross_entropy, chunk=7),
     "grad_norm-head": lambda: ps.grad_norm(net(), cross_entropy, only=lambda name: name.startswith("4.")),
     "el2n": lambda: ps.el2n(net(), outputs),
@@ -176,6 +178,12 @@ def naive(name: str, model: Any, pool: Any) -> list[float]:
         "reducible-model": lambda: gaps,
     }
     return known.get(name, lambda: loss)()
+
+
+@functools.cache
+def _compiled() -> Any:
+    """One for all laws: each is compiled anew."""
+    return ps.compiled(ps.batched(net(), cross_entropy), backend="aot_eager")
 
 
 def flat(tree: Any) -> dict[str, Tensor]:
