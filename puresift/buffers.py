@@ -1,7 +1,8 @@
 """A fixed-capacity FIFO of rows: kept rows go in, full batches come out, in order, each exactly once.
 
 The capacity C is window * batch_size + pool + 1: a full window that has not left, the pool that arrives meanwhile, and
-the slot where a refill that keeps nothing writes. Rows lie in a ring, so that a refill is one copy of the buffer.
+the slot where a refill that keeps nothing writes. Rows lie in a ring, so that a refill copies no more than the buffer,
+and of large leaves the chunks it writes to.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from puresift import trees
+from puresift import chunks, trees
 from puresift.types import Batch, Buffer, Kept
 
 
@@ -31,7 +32,7 @@ def empty(batch: Batch, batch_size: int, *, window: int = 1) -> Buffer:
     """
     capacity = window * batch_size + trees.batch_size(batch) + 1
     weights = torch.zeros(capacity, device=_device(batch))
-    rows = trees.map_leaves(lambda leaf: leaf.new_zeros((capacity, *leaf.shape[1:])), batch)
+    rows = trees.map_leaves(lambda leaf: chunks.chunked(leaf.new_zeros((capacity, *leaf.shape[1:]))), batch)
     return Buffer(rows, weights, torch.tensor([0, window * batch_size, 0], device=weights.device))
 
 
@@ -59,8 +60,8 @@ def refill(buffer: Buffer, kept: Kept) -> Buffer:
     place = torch.arange(kept.mask.shape[0], device=tail.device).minimum((count - 1).clamp(min=0))
     source = torch.argsort((~kept.mask).to(torch.uint8), stable=True)[place]
     slot = (tail + place) % capacity
-    rows, weights = trees.map_leaves(
-        lambda old, new: old.index_copy(0, slot, new.index_select(0, source)),
+    rows, weights = chunks.map_leaves(
+        lambda old, new: chunks.scatter(old, slot, new, source),
         (buffer.rows, buffer.weights),
         (kept.rows, kept.weights.to(buffer.weights.dtype)),
     )
@@ -117,8 +118,13 @@ def pop(
     chosen = slots[place]
     left = due - batch_size
     fill = torch.stack([held - batch_size, torch.where(left > 0, left, span), tail])
-    batch, weights = trees.index((buffer.rows, buffer.weights), chosen)
-    return Buffer(buffer.rows, buffer.weights, fill), (batch, weights)
+    return Buffer(buffer.rows, buffer.weights, fill), rows_at(buffer, chosen)
+
+
+def rows_at(buffer: Buffer, slots: Tensor) -> tuple[Batch, Tensor]:
+    """The rows and weights in these slots, Int64[n]."""
+    rows, weights = chunks.map_leaves(lambda leaf: chunks.gather(leaf, slots), (buffer.rows, buffer.weights))
+    return rows, weights
 
 
 def take(

@@ -78,6 +78,29 @@ def read(loader: Iterable[Batch], skip: int) -> Iterator[Batch]:
         yield from pools
 
 
+class Ahead(Iterator[Batch]):
+    """An iterator whose next element can be fetched early, while a device is busy; an error waits for its turn."""
+
+    def __init__(self, source: Iterator[Batch]):
+        self._source = source
+        self._fetched: list[tuple[Batch, Exception | None]] = []
+
+    def fetch(self) -> None:
+        """Ask the source for the next element now."""
+        if not self._fetched:
+            try:
+                self._fetched.append((next(self._source), None))
+            except Exception as error:
+                self._fetched.append((None, error))
+
+    def __next__(self) -> Batch:
+        self.fetch()
+        batch, error = self._fetched.pop()
+        if error is not None:
+            raise error
+        return batch
+
+
 def size(loader: Iterable[Batch]) -> int | None:
     """The loader's length; None where it has none, which a DataLoader over a stream only says when asked."""
     try:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from puresift import buffers, draws, keys, scores, settings, trees
+from puresift import buffers, chunks, draws, keys, scores, settings, trees
 from puresift.twins import per_row
 from puresift.types import (
     Batch,
@@ -117,7 +117,7 @@ def sifter(
         batch = trees.plain(batch)
         rows = trees.pad(trees.to(trees.numbered(batch), state.step.device), pads)
         size = trees.batch_size(rows)
-        trees.like(rows, state.buffer.rows)
+        trees.like(rows, chunks.first(state.buffer.rows))
         pool = state.buffer.weights.shape[0] - span - 1
         if size > pool:
             raise ValueError(
@@ -150,7 +150,7 @@ def sifter(
         buffer = buffers.refill(state.buffer, Kept(rows, odds.weights, mask))
         if trees.serial(batch):
             held = buffers.held_slots(buffer)
-            trees.carry(buffer.rows, state.buffer.rows, batch, held)
+            trees.carry(chunks.first(buffer.rows), chunks.first(state.buffer.rows), batch, held)
         new = SiftState(remembered, ruled, buffer, state.key, state.step + 1)
         wants = rule.wants(ruled).to(bad.device)
         fatal = bad if nonfinite == "raise" else torch.zeros_like(bad)
@@ -165,7 +165,7 @@ def sifter(
             width = int(longest[(span - left) // batch_size]) if len(longest) else 0
         order = _order(state)[1] if bucket is not None else None
         buffer, (batch, weights) = buffers.pop(state.buffer, batch_size, window=window, order=order)
-        batch = trees.resolved(batch, buffer.rows) if trees.serial(batch) else batch
+        batch = trees.resolved(batch, chunks.first(buffer.rows)) if trees.serial(batch) else batch
         if width and pads:
             batch = trees.trim(batch, pads, width)
         return state._replace(buffer=buffer), (batch, weights)
@@ -173,7 +173,7 @@ def sifter(
     def _order(state: SiftState) -> tuple[Tensor, Tensor]:
         slots = buffers.window_slots(state.buffer, span)
         assert bucket is not None
-        lengths = bucket(state.buffer.rows)[slots]
+        lengths = bucket(chunks.whole(state.buffer.rows))[slots]
         # The shuffle must not change while the window leaves, so it hangs on nothing but what lies in the window.
         name = (lengths * torch.arange(1, span + 1, device=lengths.device)).sum()
         shuffle = keys.uniform(keys.fold_in(state.key, name), window)
@@ -188,7 +188,7 @@ def sifter(
         else:
             slots, order = _order(state)
             slots = slots[order]
-        return length(state.buffer.rows)[slots].unflatten(0, (-1, batch_size)).amax(1).clamp(min=1)
+        return length(chunks.whole(state.buffer.rows))[slots].unflatten(0, (-1, batch_size)).amax(1).clamp(min=1)
 
     def flush(state: SiftState) -> tuple[SiftState, list[tuple[Batch, Tensor]]]:
         batches = []
@@ -197,8 +197,8 @@ def sifter(
             batches.append(batch)
         slots = buffers.held_slots(state.buffer)
         for part in slots.split(batch_size) if len(slots) else ():
-            rows, weights = trees.index((state.buffer.rows, state.buffer.weights), part)
-            rows = trees.resolved(rows, state.buffer.rows) if trees.serial(rows) else rows
+            rows, weights = buffers.rows_at(state.buffer, part)
+            rows = trees.resolved(rows, chunks.first(state.buffer.rows)) if trees.serial(rows) else rows
             if length is not None and pads:
                 rows = trees.trim(rows, pads, max(int(length(rows).max()), 1))
             batches.append((rows, weights))

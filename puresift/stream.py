@@ -14,9 +14,9 @@ from puresift import settings, trees
 from puresift.buffers import full
 from puresift.governor import Governor
 from puresift.metrics import join
-from puresift.pools import epochs, read, size
+from puresift.pools import Ahead, epochs, read, size
 from puresift.ranks import ranks
-from puresift.twins import unwrap
+from puresift.twins import tensors, unwrap
 from puresift.types import Batch, Info, Losses, Params, ScoreFn, Sifted, Sifter, SiftState
 from puresift.watch import Watch
 
@@ -28,8 +28,7 @@ class Live(Mapping[str, Tensor]):
         self.model = model
 
     def __call__(self) -> dict[str, Tensor]:
-        model = unwrap(self.model)
-        return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        return tensors(unwrap(self.model))
 
     def __getitem__(self, name: str) -> Tensor:
         return self()[name]
@@ -162,12 +161,15 @@ class Stream(Iterator[Sifted]):
             watch.trained(start, len(sifted.weights))
         infos = self._infos
         wants: int | None = None  # not known yet: the first step asks the rule, and then for params, if it wants scores
-        for batch in read(self._loader, self._skip):
+        loader = Ahead(read(self._loader, self._skip))
+        for batch in loader:
             batch = trees.to(trees.plain(batch), device)
             through = watch.through(None if wants is None else bool(wants))
             params: Any = self._params if wants is None else self._params() if wants and not through else None
             start = watch.mark()
             self.state, info = self._sifter.step(self.state, params, batch, **{"through": True} if through else {})
+            if device.type != "cpu":
+                loader.fetch()  # while the device scores
             (held, due, fatal, wants, *widths), info = watch.read(info, start)  # the one synchronisation of a pool
             if fatal:
                 raise ValueError(

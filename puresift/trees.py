@@ -90,9 +90,9 @@ def _owned(leaf: Serial) -> dict[int, Any]:
     return getattr(leaf.number, "objects", {})
 
 
-def map_leaves(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """`function` over the leaves of trees of one structure."""
-    return pytree.tree_map(function, tree, *rest)
+def map_leaves(function: Callable[..., Any], tree: Any, *rest: Any, whole: type | None = None) -> Any:
+    """`function` over the leaves of trees of one structure; nodes of the type `whole` in the first are leaves."""
+    return pytree.tree_map(function, tree, *rest, is_leaf=whole and (lambda node: isinstance(node, whole)))
 
 
 def leaves(tree: Any) -> list[Any]:

@@ -87,6 +87,19 @@ class Twin(nn.Module):
                 slots[key] = tensor
 
 
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, as `named_parameters` and `named_buffers` give them, in one walk for two."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for slots in (module._parameters, module._buffers):
+            for key, tensor in slots.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    found[f"{prefix}.{key}" if prefix else key] = tensor
+    return found
+
+
 def _tensors(model: nn.Module, *, remove_duplicate: bool) -> list[tuple[str, Tensor]]:
     return [
         *model.named_parameters(remove_duplicate=remove_duplicate),

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import deque
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -11,18 +12,33 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import puresift as ps
-from puresift import buffers
+from puresift import buffers, chunks
 from tests import laws
+
+
+@contextmanager
+def cut(size):
+    """Chunks of so many bytes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "SIZE", size)
+        yield
 
 
 class Model(RuleBasedStateMachine):
     """Random refills and takes, next to a deque of serial numbers. Lengths hang on the number."""
 
-    @initialize(batch_size=st.integers(1, 5), pool=st.integers(1, 9), window=st.integers(1, 3), bucketed=st.booleans())
-    def build(self, batch_size, pool, window, bucketed):
+    @initialize(
+        batch_size=st.integers(1, 5),
+        pool=st.integers(1, 9),
+        window=st.integers(1, 3),
+        bucketed=st.booleans(),
+        chunk=st.sampled_from([0, 4, 12, 1000]),  # bytes: of one row, of three rows, and of all
+    )
+    def build(self, batch_size, pool, window, bucketed, chunk):
         self.batch_size, self.pool, self.bucketed = batch_size, pool, bucketed
         self.window = window if bucketed else 1
-        self.buffer = ps.empty(self.rows(torch.arange(pool)), batch_size, window=self.window)
+        with cut(chunk):
+            self.buffer = ps.empty(self.rows(torch.arange(pool)), batch_size, window=self.window)
         self.queue, self.open, self.next = deque(), [], 0
 
     def rows(self, numbers):
@@ -41,6 +57,7 @@ class Model(RuleBasedStateMachine):
         with laws.untouched(self.buffer, kept):
             after = ps.refill(self.buffer, kept)
         laws.same_layout(self.buffer, after)
+        assert laws.equal(chunks.whole(after), ps.refill(chunks.whole(self.buffer), kept))
         self.buffer, self.next = after, self.next + size
         self.queue.extend(numbers[mask].tolist())
 
@@ -49,7 +66,7 @@ class Model(RuleBasedStateMachine):
     def take(self):
         span, order = self.batch_size * self.window, None
         if self.bucketed:
-            numbers = self.buffer.rows["number"][buffers.window_slots(self.buffer, span)]
+            numbers = chunks.whole(self.buffer).rows["number"][buffers.window_slots(self.buffer, span)]
             order = buffers.by_length(self.length(numbers), self.batch_size, torch.arange(self.window))
         with laws.untouched(self.buffer):
             after, (batch, weights) = ps.take(self.buffer, self.batch_size, window=self.window, order=order)
@@ -111,11 +128,20 @@ def test_take_says_when_it_is_too_early():
         ps.take(buffer, 3)
 
 
-def test_refill_compiles_in_one_frame_and_vmaps():
+def test_a_refill_copies_the_chunks_it_writes_to_and_shares_the_others():
+    with cut(16):
+        buffer = ps.empty(torch.arange(4), batch_size=7)  # 12 slots of 8 bytes, two in a chunk
+    old, new = buffer.rows.parts, ps.refill(buffer, kept(3, of=4)).rows.parts
+    assert [one is other for one, other in zip(old, new, strict=True)] == [False, False, True, True, True, True]
+
+
+@pytest.mark.parametrize("chunk", [0, 16, 1000])
+def test_refill_compiles_in_one_frame_and_vmaps(chunk):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(ps.refill, fullgraph=True, backend=counter)
-    buffer = ps.empty(torch.arange(4), batch_size=3)
+    with cut(chunk):
+        buffer = ps.empty(torch.arange(4), batch_size=3)
     for count in (2, 0, 3):
         assert laws.equal(compiled(buffer, kept(count, of=4)), ps.refill(buffer, kept(count, of=4)))
         buffer = ps.refill(buffer, kept(count, of=4))

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "puresift"
 FLOORS = {
-    0: "types settings keys trees ranks histories columns twins",
+    0: "types settings keys trees ranks histories columns chunks twins",
     1: "scores outputs tables rules cuts weighted draws buffers",
     2: "wrappers adjust groups cheap sifters memory combine tokenwise",
     3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers",
@@ -21,6 +21,8 @@ BESIDE = {
         ("histories", "types"),
         ("keys", "types"),
         ("trees", "types"),
+        ("chunks", "trees"),
+        ("chunks", "columns"),
         ("twins", "types"),
         ("ranks", "settings"),
         ("ranks", "types"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 import puresift as ps
+from puresift import pools
 from puresift.pools import read
 from tests.strategies import data
 
@@ -102,3 +103,20 @@ def test_epochs_refuse_one_shot_iterators_and_bad_counts():
         ps.epochs(iter([1]), 2)
     with pytest.raises(ValueError, match="n must be a whole number >= 1, got 0"):
         ps.epochs(data(4), 0)
+
+
+def test_fetching_ahead_changes_nothing_but_the_time_and_an_error_waits_for_its_turn():
+    def broken():
+        yield from "ab"
+        raise RuntimeError("a broken file")
+
+    source, fetched = broken(), []
+    ahead = pools.Ahead(fetched.append(item) or item for item in source)
+    assert next(ahead) == "a" and fetched == ["a"]
+    ahead.fetch()
+    ahead.fetch()
+    assert fetched == ["a", "b"]
+    assert next(ahead) == "b"
+    ahead.fetch()
+    with pytest.raises(RuntimeError, match="a broken file"):
+        next(ahead)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import puresift as ps
+from puresift import chunks
 from tests import laws
 from tests.laws import COLUMNS, DRAWS, MEMBERS
 from tests.strategies import cross_entropy, data, loader, net
@@ -122,3 +123,26 @@ def test_a_score_that_remembers_resumes_at_every_step_with_what_it_was_fed(outer
     assert len(whole) > 8
     for place, (_, state) in enumerate(whole):
         assert laws.equal(list(run(saved(template, state))), whole[place + 1 :])
+
+
+@pytest.mark.parametrize("length", [None, 2], ids=["by arrival", "by length"])
+def test_a_buffer_in_chunks_gives_the_same_and_resumes(monkeypatch, length):
+    """Large rows lie in chunks; here every row does."""
+    model, pools = net(norm=False), list(loader())
+    bucket = {"bucket": lambda batch: batch[1], "window": length} if length else {}
+
+    def build():
+        return ps.sifter(ps.batched(model, cross_entropy), ps.relative(keep=0.5), batch_size=5, **bucket)
+
+    def run(start):
+        return [
+            (batch, weights, chunks.whole(state), info)
+            for batch, weights, state, info in ps.sift(build(), start, ps.live(model), pools)
+        ]
+
+    whole = run(build().init(ps.key(1), pools[0]))
+    monkeypatch.setattr(chunks, "SIZE", 1)
+    start = build().init(ps.key(1), pools[0])
+    assert isinstance(start.buffer.rows[0], chunks.Chunked)
+    assert laws.equal(run(start), whole)
+    resumes_at_every_step(build(), pools, 2, model)
