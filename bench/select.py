@@ -26,6 +26,7 @@ from bench.wrapper import SiftingWrapper
 # With keep = 1/2 a probability is the loss's place in the CDF, so that two rules' odds differ by their CDF error.
 RULES: dict[str, Callable[[int], ps.Rule]] = {
     "exact": lambda history: ps.relative(keep=0.5, history=history),
+    "sketch": lambda history: ps.relative(keep=0.5, history=history, sketch=4_096),
 }
 TEXT = {"input_ids": (32,), "attention_mask": (32,), "labels": ()}
 IMAGES = {"pixels": (3, 224, 224), "labels": ()}

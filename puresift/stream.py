@@ -65,6 +65,7 @@ def sift(
     skip: int | None = None,
     governor: Governor | None = None,
     clock: Callable[[], float] | None = None,
+    ahead: bool = True,
 ) -> Stream:
     """Read pools, keep what the sifter keeps, and yield it in full batches.
 
@@ -81,6 +82,8 @@ def sift(
         governor: `ps.governor()`, to hand pools through unscored while sifting does not pay. What is kept then depends
             on the clock, and a resumed stream measures anew; infos carry "sifting", "phi" and "reading", one a pool.
         clock: what the governor reads, in seconds; by default CUDA's events there, and `time.perf_counter` elsewhere.
+        ahead: on a GPU, fetch the next pool from the loader while it scores this one; False where the loader's own
+            position is saved with the state. Elsewhere there is nothing to gain, and pools are fetched when they are due.
 
     Returns:
         An iterator of `Sifted(batch, weights, state, info)` with the newest `state`, and `observe(losses)`.
@@ -108,7 +111,7 @@ def sift(
         skip = begun % length if length else begun
     if clock is not None and governor is None:
         raise ValueError("clock= is read by a governor alone; pass governor=ps.governor() with it")
-    return Stream(sifter, state, params, loader, settings.count("skip", skip, least=0), governor, clock)
+    return Stream(sifter, state, params, loader, settings.count("skip", skip, least=0), governor, clock, ahead)
 
 
 class Stream(Iterator[Sifted]):
@@ -125,10 +128,11 @@ class Stream(Iterator[Sifted]):
         skip: int,
         governor: Governor | None,
         clock: Callable[[], float] | None,
+        ahead: bool,
     ):
         self.state = state
         self._sifter, self._loader, self._skip = sifter, loader, skip
-        self._governor, self._clock = governor, clock
+        self._governor, self._clock, self._ahead = governor, clock, ahead
         self._params = params if callable(params) else lambda: params
         self._batch: Batch = None
         self._infos: list[Info] = []
@@ -168,8 +172,8 @@ class Stream(Iterator[Sifted]):
             params: Any = self._params if wants is None else self._params() if wants and not through else None
             start = watch.mark()
             self.state, info = self._sifter.step(self.state, params, batch, **{"through": True} if through else {})
-            if device.type != "cpu":
-                loader.fetch()  # while the device scores
+            if self._ahead and device.type != "cpu":
+                loader.fetch()
             (held, due, fatal, wants, *widths), info = watch.read(info, start)  # the one synchronisation of a pool
             if fatal:
                 raise ValueError(
