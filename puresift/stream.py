@@ -83,7 +83,7 @@ def sift(
             on the clock, and a resumed stream measures anew; infos carry "sifting", "phi" and "reading", one a pool.
         clock: what the governor reads, in seconds; by default CUDA's events there, and `time.perf_counter` elsewhere.
         ahead: on a GPU, fetch the next pool from the loader while it scores this one; False where the loader's own
-            position is saved with the state. Elsewhere there is nothing to gain, and pools are fetched when they are due.
+            position is saved with the state. Elsewhere pools are fetched when they are due.
 
     Returns:
         An iterator of `Sifted(batch, weights, state, info)` with the newest `state`, and `observe(losses)`.
