@@ -69,7 +69,7 @@ def read(loader: Iterable[Batch], skip: int) -> Iterator[Batch]:
         return
     source = loader.loader
     for epoch in range(loader.n):
-        _set_epoch(source, epoch)
+        set_epoch(source, epoch)
         length = size(source)  # samplers may make epochs of different lengths
         if length is not None and skip >= length:
             skip -= length
@@ -107,7 +107,8 @@ def _again(loader: Iterable[Batch]) -> Any:
     return loader
 
 
-def _set_epoch(loader: Any, epoch: int) -> None:
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell the epoch to whatever part of a loader asks for it: itself, its samplers, its dataset."""
     sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
     parts = [loader, sampler, batches, getattr(batches, "sampler", None), getattr(loader, "dataset", None)]
     for part in {id(part): part for part in parts if hasattr(part, "set_epoch")}.values():
