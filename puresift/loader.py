@@ -185,7 +185,7 @@ class SiftingDataLoader(Iterable[Any]):
         set_epoch(self.loader, self.epoch)
         skip, chance = self._skip, self._chance
         if self._upstream is not None:
-            self.loader.load_state_dict(copy.deepcopy(self._upstream))  # type: ignore[attr-defined]
+            self.loader.load_state_dict(copy.deepcopy(self._upstream))
             self._chance, pools = None, iter(self.loader)
             put_back(self.loader, chance or ())
         else:
