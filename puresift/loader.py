@@ -276,7 +276,7 @@ _CURES = (
 
 
 def _check(loader: Any, params: Any, weights: Any, settings: Mapping[str, Any]) -> None:
-    if isinstance(loader, SiftingDataLoader) or isinstance(getattr(loader, "base_dataloader", 0), SiftingDataLoader):
+    if isinstance(loader, SiftingDataLoader) or isinstance(_inner(loader), SiftingDataLoader):
         raise ValueError("this loader is sifted already; wrap the loader inside of it, once")
     if isinstance(loader, Iterator) or not isinstance(loader, Iterable):
         kind = "a one-shot iterator" if isinstance(loader, Iterator) else f"a {type(loader).__name__}"
@@ -297,6 +297,9 @@ def _batch_size(loader: Any) -> int | None:
 
 
 def _stateful(loader: Any) -> bool:
-    """Whether a loader tells and takes its own position."""
-    inner = getattr(loader, "base_dataloader", loader)  # accelerate's loaders have the methods, whatever lies inside
-    return hasattr(inner, "state_dict") and hasattr(inner, "load_state_dict")
+    """Whether a loader tells and takes its own position. Accelerate's forget how they shuffled, so they are counted."""
+    return all(hasattr(loader, name) for name in ("state_dict", "load_state_dict")) and not _inner(loader)
+
+
+def _inner(loader: Any) -> Any:
+    return getattr(loader, "base_dataloader", None)

@@ -1,4 +1,4 @@
-"""Two gloo ranks: `launch` runs functions of this file in each; one rank is `python -m tests.ranks NAMES RANK PORT`."""
+"""Two gloo ranks: `launch` runs functions of this file in each; one rank is `python -m tests.ranks NAMES`."""
 
 import json
 import os
@@ -19,11 +19,12 @@ def launch(names: str, seconds: float = 120) -> dict[str, list]:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(WORLD)}
     ranks = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.ranks", names, str(rank), port],
+            [sys.executable, "-m", "tests.ranks", names],
             cwd=ROOT,
-            env=environment,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -127,11 +128,70 @@ def ddp(rank):
     return [steps, weights, keep[3:] == rest and weights == again, refusals, loader.state.key.tolist()]
 
 
+def accelerated(rank):
+    """A loop of accelerate's on two ranks, saved in the middle and gone on with."""
+    import tempfile
+
+    import torch
+    from accelerate import Accelerator, DataLoaderConfiguration
+
+    import puresift as ps
+    from puresift.integrations.accelerate import gathered, sifting
+    from tests import doors
+
+    accelerator = Accelerator(cpu=True)
+    folder = accelerator.gather_for_metrics([tempfile.mkdtemp()], use_gather_object=True)[0]
+
+    def run(load):
+        pools = torch.utils.data.DataLoader(doors.Rows(), 8, shuffle=True)
+        model, optimizer, pools = accelerator.prepare(*doors.start(), pools)
+        accelerator._custom_objects.clear()
+        score = ps.batched(model, doors.loss)
+        loader = sifting(accelerator, pools, score, doors.rule(), params=ps.live(model), batch_size=4, weights=True)
+        if load:
+            torch.manual_seed(9)
+            accelerator.load_state(folder)
+        ids, rows, own = [], 0, 0
+        while loader.epoch < 2:
+            for batch, weights in loader:
+                accelerator.backward((weights * doors.loss(model, batch)).mean())
+                optimizer.step()
+                optimizer.zero_grad()
+                ids.append(batch["id"].tolist())
+                rows += len(gathered(accelerator, loader.info).losses)
+                own += len(loader.info.losses)
+                if len(ids) == 3 and not load:
+                    accelerator.save_state(folder)
+        accelerator._models.clear()
+        accelerator._optimizers.clear()
+        accelerator._dataloaders.clear()
+        return ids, rows, own, [p.sum().item() for p in model.parameters()], loader
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ids, rows, own, weights, loader = run(False)
+        rest, _, _, again, _ = run(True)
+    other = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(dispatch_batches=True))
+    try:
+        pools = other.prepare(torch.utils.data.DataLoader(doors.Rows(), 8))
+        refused = sifting(other, pools, None, ps.uniform(keep=1), params={})
+    except ValueError as error:
+        refused = str(error)
+    return {
+        "steps": len(ids),
+        "weights": weights,
+        "rows": rows,
+        "own": accelerator.gather_for_metrics([own], use_gather_object=True),
+        "key": loader.state.key.tolist(),
+        "resumed": rest == ids[3:] and again == weights,
+        "refused": refused,
+    }
+
+
 if __name__ == "__main__":
     import torch.distributed as dist
 
-    names, rank, port = sys.argv[1:]
-    store = f"tcp://127.0.0.1:{port}"
-    dist.init_process_group("gloo", store, rank=int(rank), world_size=WORLD, timeout=timedelta(seconds=60))
-    print(json.dumps({name: globals()[name](int(rank)) for name in names.split()}))
+    names, rank = sys.argv[1].split(), int(os.environ["RANK"])
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    print(json.dumps({name: globals()[name](rank) for name in names}))
     dist.destroy_process_group()

@@ -48,7 +48,7 @@ def sifting(
         settings: the other arguments of `SiftingDataLoader`: params, weights, batch_size, key and so on.
 
     Raises:
-        ValueError: the loader was not prepared, or one rank reads for all.
+        ValueError: the loader was not prepared, is a stateful one, or one rank reads for all.
     """
     if isinstance(loader, DataLoader) and not isinstance(loader, DataLoaderStateMixin):
         raise ValueError("prepare the loader first, loader = accelerator.prepare(loader), and sift what comes back")
@@ -56,6 +56,10 @@ def sifting(
         raise ValueError(
             "one rank reads this loader for all, and sifting ranks do not ask for pools at the same time; pass "
             "Accelerator(dataloader_config=DataLoaderConfiguration(dispatch_batches=False))"
+        )
+    if getattr(loader, "use_stateful_dataloader", False):
+        raise ValueError(
+            "the sifting loader keeps the place in this loader itself, and exactly; leave use_stateful_dataloader out"
         )
     sifted = _Loader(loader, score, rule, **{"in_step": accelerator.num_processes > 1, **settings})
     accelerator.register_for_checkpointing(sifted)
