@@ -116,8 +116,7 @@ def _again(loader: Iterable[Batch]) -> Any:
 
 def set_epoch(loader: Any, epoch: int) -> None:
     """Tell the epoch to whatever part of a loader asks for it: itself, its samplers, its dataset."""
-    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
-    parts = [loader, sampler, batches, getattr(batches, "sampler", None), getattr(loader, "dataset", None)]
+    parts = [*_parts(loader), getattr(loader, "dataset", None)]
     for part in {id(part): part for part in parts if hasattr(part, "set_epoch")}.values():
         part.set_epoch(epoch)
 
@@ -134,10 +133,17 @@ def put_back(loader: Any, chance: Sequence[Tensor]) -> None:
 
 
 def _generators(loader: Any) -> list[torch.Generator]:
-    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
-    owners = [loader, sampler, batches, getattr(batches, "sampler", None)]
-    found = {id(g): g for owner in owners if isinstance(g := getattr(owner, "generator", None), torch.Generator)}
+    found = {id(g): g for part in _parts(loader) if isinstance(g := getattr(part, "generator", None), torch.Generator)}
     return list(found.values())
+
+
+def _parts(loader: Any) -> list[Any]:
+    """A loader, its samplers, and those that they wrap in turn."""
+    parts = [loader]
+    for part in parts:
+        inner = [getattr(part, name, None) for name in ("sampler", "batch_sampler")]
+        parts += [one for one in inner if one is not None and not any(one is known for known in parts)]
+    return parts
 
 
 @contextmanager
