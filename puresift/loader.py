@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from puresift import checkpoint, distributed, keys, sifters, trees
 from puresift.governor import Governor
+from puresift.handout import Handout
 from puresift.pools import behind, peek, put_back, randomness, set_epoch
 from puresift.stream import Stream, sift
 from puresift.types import Batch, Info, Key, Losses, Params, Rule, Score, ScoreFn, SiftState
@@ -77,20 +78,17 @@ class SiftingDataLoader(Iterable[Any]):
         in_step: bool = False,
         **settings: Any,
     ):
-        _check(loader, params, weights, settings)
+        _check(loader, params, settings)
         self.loader = loader
         self.batch_size = batch_size or _batch_size(loader)
         self._params, self._governor = params, governor
         self._key = distributed.rank_key(keys.key(0) if key is None else key)
         self._in_step = in_step
-        self._mode = weights or None
+        self._handout = Handout(weights)
         self._build = lambda size: sifters.sifter(score, rule, batch_size=size, **settings)
         self._sifter = self._build(self.batch_size or 1)  # settings are checked now, even if the size comes later
         self._state: SiftState | None = None
         self._stream: Stream | None = None
-        self._weights: Tensor | None = None
-        self._read = False  # whether anybody has looked at the weights
-        self._doubts: list[Tensor] = []
         self._open = False  # whether a pass is under way
         self._began = 0  # pools read before this pass
         self._skip, self._upstream = 0, None  # where the next pass begins: pools, and the source's own word for it
@@ -107,10 +105,7 @@ class SiftingDataLoader(Iterable[Any]):
     @property
     def weights(self) -> Tensor:
         """The weights of the batch last yielded, Float[batch_size]."""
-        if self._weights is None:
-            raise ValueError("no batch was yielded yet, so there are no weights")
-        self._read = True
-        return self._weights
+        return self._handout.look()
 
     def set_epoch(self, epoch: int) -> None:
         """The next pass is that of `epoch`; a place remembered in another epoch is forgotten."""
@@ -131,11 +126,10 @@ class SiftingDataLoader(Iterable[Any]):
             ValueError: weights are not all 1, and this loader does not yield them.
         """
         state, left = self._sifter.flush(self.state)
-        if self._mode is None and any(bool((weights != 1).any()) for _, weights in left):
-            raise ValueError("the rows left carry weights; " + _CURES)
+        batches = self._handout.rest(left)
         self._leave(self.epoch + self._open)
         self._state, self._stream = state, None
-        return [self._formed(batch, weights) for batch, weights in left]
+        return batches
 
     def state_dict(self) -> dict[str, Any]:
         """The newest state and the place in this pass, as a flat dict; `torch.load` reads it with weights_only=True.
@@ -206,15 +200,15 @@ class SiftingDataLoader(Iterable[Any]):
         self._stream, self._open = stream, True
         for sifted in stream:
             if len(sifted.info.losses):  # a pool was read since, and all that was queued before it is done
-                self._doubt()
-            self._weights, self.info = sifted.weights, sifted.info
-            yield self._formed(sifted.batch, sifted.weights)
+                self._handout.settle()
+            self.info = sifted.info
+            yield self._handout.give(sifted.batch, sifted.weights)
             if self._stream is not stream:
                 raise RuntimeError(
                     "a newer pass has begun, a state was loaded or the rows were flushed, so this pass cannot go on; "
                     "one SiftingDataLoader serves one loop at a time"
                 )
-            self._unread(sifted.weights)
+            self._handout.trained()
         self.info = stream.info
         if int(stream.state.step) == self._began:
             raise ValueError("the loader gave no batch in this pass; pass an iterable that starts anew each time")
@@ -240,42 +234,8 @@ class SiftingDataLoader(Iterable[Any]):
             self._sifter = self._build(self.batch_size)
         return self._sifter.init(self._key, first)
 
-    def _formed(self, batch: Batch, weights: Tensor) -> Any:
-        if self._mode is None:
-            return batch
-        if self._mode is True:
-            return batch, weights
-        if not isinstance(batch, dict):
-            raise ValueError(
-                f"weights={self._mode!r} puts them into dict batches, and this one is a {type(batch).__name__}; "
-                "pass weights=True to get (batch, weights)"
-            )
-        if self._mode in batch:
-            raise ValueError(f"the batch has an entry {self._mode!r} already; choose another name for weights=")
-        return {**batch, self._mode: weights}
 
-    def _unread(self, weights: Tensor) -> None:
-        """Note whether weights nobody has looked at differ from 1; on a device, to be read with the next pool."""
-        if self._mode is None and not self._read:
-            self._doubts.append((weights != 1).any().to("cpu", non_blocking=True))
-            if weights.device.type == "cpu":
-                self._doubt()
-
-    def _doubt(self) -> None:
-        doubts, self._doubts = self._doubts, []
-        if not self._read and any(map(bool, doubts)):
-            raise ValueError(
-                "this rule gives weights, and nothing has read them, so the loss leaves them out; " + _CURES
-            )
-
-
-_CURES = (
-    'pass weights="name" to have them in dict batches under that name, or weights=True to get (batch, weights), or '
-    "multiply the per-sample losses by `loader.weights` after each batch"
-)
-
-
-def _check(loader: Any, params: Any, weights: Any, settings: Mapping[str, Any]) -> None:
+def _check(loader: Any, params: Any, settings: Mapping[str, Any]) -> None:
     if isinstance(loader, SiftingDataLoader) or isinstance(_inner(loader), SiftingDataLoader):
         raise ValueError("this loader is sifted already; wrap the loader inside of it, once")
     if isinstance(loader, Iterator) or not isinstance(loader, Iterable):
@@ -285,8 +245,6 @@ def _check(loader: Any, params: Any, weights: Any, settings: Mapping[str, Any]) 
         raise ValueError("params is a model; pass params=ps.live(model), which reads its parameters at each use")
     if not callable(params) and not isinstance(params, Mapping):
         raise ValueError(f"params is a {type(params).__name__}; pass ps.live(model), a callable or a mapping")
-    if not (weights is None or isinstance(weights, bool) or (isinstance(weights, str) and weights)):
-        raise ValueError(f"weights must be None, True or a name for dict batches, got {weights!r}")
     if unknown := sorted(settings.keys() - set(_SETTINGS)):
         raise TypeError(f"there is no setting {', '.join(unknown)}; those of the sifter are {', '.join(_SETTINGS)}")
 

@@ -10,7 +10,7 @@ FLOORS = {
     0: "types settings keys trees ranks histories columns twins",
     1: "scores outputs tables rules cuts weighted draws buffers",
     2: "wrappers adjust groups cheap sifters memory combine tokenwise",
-    3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers distributed",
+    3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers distributed handout",
     4: "cli loader",
     5: "accelerate",
 }

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 import puresift as ps
+from puresift.handout import Handout
 from tests import laws
 from tests.strategies import cross_entropy, data, loader, net
 
@@ -205,6 +206,22 @@ def test_weights_nobody_reads_are_an_error_with_three_cures():
     with pytest.raises(ValueError, match="the rows left carry weights"):
         ours.flush()
     assert int(ours.state.buffer.fill[0]), "a refused flush loses nothing"
+
+
+def test_a_device_is_not_waited_for():
+    """Off the CPU, what was noted of one batch is read with the pool behind it."""
+
+    class Far(torch.Tensor):
+        device = torch.device("cuda")
+
+    handout = Handout(None)
+    handout.give(None, torch.full((2,), 0.5).as_subclass(Far))
+    handout.trained()
+    with pytest.raises(ValueError, match="nothing has read them"):
+        handout.settle()
+    handout.look()
+    handout.trained()
+    handout.settle()
 
 
 CASES = {
