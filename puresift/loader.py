@@ -80,13 +80,15 @@ class SiftingDataLoader(Iterable[Any]):
     ):
         _check(loader, params, settings)
         self.loader = loader
-        self.batch_size = batch_size or _batch_size(loader)
+        self.batch_size = _batch_size(loader) if batch_size is None else batch_size
         self._params, self._governor = params, governor
         self._key = distributed.rank_key(keys.key(0) if key is None else key)
         self._in_step = in_step
         self._handout = Handout(weights)
         self._build = lambda size: sifters.sifter(score, rule, batch_size=size, **settings)
-        self._sifter = self._build(self.batch_size or 1)  # settings are checked now, even if the size comes later
+        self._sifter = self._build(
+            1 if self.batch_size is None else self.batch_size
+        )  # settings are checked now, even if the size comes later
         self._state: SiftState | None = None
         self._stream: Stream | None = None
         self._open = False  # whether a pass is under way
