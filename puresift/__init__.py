@@ -34,6 +34,7 @@ from puresift.groups import by_group
 from puresift.groups import cover
 from puresift.ids import with_ids
 from puresift.keys import key
+from puresift.loader import SiftingDataLoader
 from puresift.memory import change
 from puresift.memory import remembered
 from puresift.metrics import Meter
@@ -92,6 +93,7 @@ __all__ = [
     "SiftState",
     "Sifted",
     "Sifter",
+    "SiftingDataLoader",
     "anneal",
     "autocast",
     "band",

@@ -19,6 +19,7 @@ PUBLIC = [
     "Sifted",
     "Sifter",
     "SiftState",
+    "SiftingDataLoader",
     "autocast",
     "batched",
     "bernoulli",

@@ -1,0 +1,197 @@
+"""Two gloo ranks: `launch` runs functions of this file in each; one rank is `python -m tests.ranks NAMES`."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import warnings
+from datetime import timedelta
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+WORLD = 2
+
+
+def launch(names: str, seconds: float = 120) -> dict[str, list]:
+    """What each of the functions `names` returned, by rank; a run that hangs is killed and fails."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(WORLD)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.ranks", names],
+            cwd=ROOT,
+            env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(WORLD)
+    ]
+    try:
+        outputs = [rank.communicate(timeout=seconds) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    for rank, (_, errors) in zip(ranks, outputs, strict=True):
+        assert rank.returncode == 0, errors
+    answers = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+    return {name: [answer[name] for answer in answers] for name in names.split()}
+
+
+def unequal(rank):
+    """Batches in step, with 3 on one rank and 5 on the other; and again with 4 on both."""
+    from puresift import distributed
+
+    answers = []
+    for lengths in ((3, 5), (4, 4)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            got = list(distributed.in_step(range(lengths[rank])))
+        answers.append([got, [str(warning.message) for warning in caught]])
+    return answers
+
+
+def failing(rank):
+    """A loader that fails on rank 1 after two batches."""
+    from puresift import distributed
+
+    def batches():
+        yield from range(2)
+        if rank == 1:
+            raise ValueError("no such file")
+        yield from range(2, 9)
+
+    got = []
+    try:
+        for batch in distributed.in_step(batches()):
+            got.append(batch)
+    except (ValueError, RuntimeError) as error:
+        return [got, type(error).__name__, str(error)]
+
+
+def ddp(rank):
+    """Two passes of DDP training over unequal shares, in step, saved in the middle and gone on with."""
+    import torch
+    from torch.nn.parallel import DistributedDataParallel
+
+    import puresift as ps
+    from tests.strategies import cross_entropy, data, net
+
+    def run(flat=None):
+        model = DistributedDataParallel(net(norm=False))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        share = torch.utils.data.Subset(data(256), range(0, 96) if rank == 0 else range(96, 256))
+        pools = torch.utils.data.DataLoader(share, 16)
+        loader = ps.SiftingDataLoader(
+            pools,
+            ps.batched(model, cross_entropy),
+            ps.relative(keep=0.5),
+            params=ps.live(model),
+            batch_size=8,
+            in_step=True,
+        )
+        steps, middle, keep = 0, None, []
+        if flat is not None:
+            loader.load_state_dict(flat[0])
+            model.load_state_dict(flat[1])
+            torch.set_rng_state(flat[2])
+        while loader.epoch < 2:
+            for batch in loader:
+                optimizer.zero_grad()
+                cross_entropy(model, batch).mean().backward()
+                optimizer.step()
+                steps += 1
+                keep.append(batch[0].sum().item())
+                if steps == 3:
+                    middle = (
+                        loader.state_dict(),
+                        {n: t.clone() for n, t in model.state_dict().items()},
+                        torch.get_rng_state(),
+                    )
+        return steps, middle, keep, [p.sum().item() for p in model.parameters()], loader
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        steps, middle, keep, weights, loader = run()
+        _, _, rest, again, _ = run(middle)
+    flat = loader.state_dict()
+    refusals = []
+    for stamp in ([rank, 3], [1 - rank, WORLD]):
+        try:
+            loader.load_state_dict({**flat, "place": torch.tensor(stamp)})
+        except ValueError as error:
+            refusals.append(str(error))
+    return [steps, weights, keep[3:] == rest and weights == again, refusals, loader.state.key.tolist()]
+
+
+def accelerated(rank):
+    """A loop of accelerate's on two ranks, saved in the middle and gone on with."""
+    import tempfile
+
+    import torch
+    from accelerate import Accelerator, DataLoaderConfiguration
+
+    import puresift as ps
+    from puresift.integrations.accelerate import gathered, sifting
+    from tests import doors
+
+    accelerator = Accelerator(cpu=True)
+    folder = accelerator.gather_for_metrics([tempfile.mkdtemp()], use_gather_object=True)[0]
+
+    def run(load):
+        pools = torch.utils.data.DataLoader(doors.Rows(), 8, shuffle=True)
+        model, optimizer, pools = accelerator.prepare(*doors.start(), pools)
+        accelerator._custom_objects.clear()
+        score = ps.batched(model, doors.loss)
+        loader = sifting(accelerator, pools, score, doors.rule(), params=ps.live(model), batch_size=4, weights=True)
+        if load:
+            torch.manual_seed(9)
+            accelerator.load_state(folder)
+        ids, rows, own = [], 0, 0
+        while loader.epoch < 2:
+            for batch, weights in loader:
+                accelerator.backward((weights * doors.loss(model, batch)).mean())
+                optimizer.step()
+                optimizer.zero_grad()
+                ids.append(batch["id"].tolist())
+                rows += len(gathered(accelerator, loader.info).losses)
+                own += len(loader.info.losses)
+                if len(ids) == 3 and not load:
+                    accelerator.save_state(folder)
+        accelerator._models.clear()
+        accelerator._optimizers.clear()
+        accelerator._dataloaders.clear()
+        return ids, rows, own, [p.sum().item() for p in model.parameters()], loader
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ids, rows, own, weights, loader = run(False)
+        rest, _, _, again, _ = run(True)
+    other = Accelerator(cpu=True, dataloader_config=DataLoaderConfiguration(dispatch_batches=True))
+    try:
+        pools = other.prepare(torch.utils.data.DataLoader(doors.Rows(), 8))
+        refused = sifting(other, pools, None, ps.uniform(keep=1), params={})
+    except ValueError as error:
+        refused = str(error)
+    return {
+        "steps": len(ids),
+        "weights": weights,
+        "rows": rows,
+        "own": accelerator.gather_for_metrics([own], use_gather_object=True),
+        "key": loader.state.key.tolist(),
+        "resumed": rest == ids[3:] and again == weights,
+        "refused": refused,
+    }
+
+
+if __name__ == "__main__":
+    import torch.distributed as dist
+
+    names, rank = sys.argv[1].split(), int(os.environ["RANK"])
+    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    print(json.dumps({name: globals()[name](rank) for name in names}))
+    dist.destroy_process_group()
