@@ -198,7 +198,8 @@ class SiftingDataLoader(Iterable[Any]):
             self._state, pools = self._init(first), chain([first], pools)
         state = self.state
         self._began = int(state.step) - skip
-        stream = sift(self._sifter, state, self._params, pools, skip=0, governor=self._governor)
+        ahead = not _stateful(self.loader)
+        stream = sift(self._sifter, state, self._params, pools, skip=0, governor=self._governor, ahead=ahead)
         self._stream, self._open = stream, True
         for sifted in stream:
             if len(sifted.info.losses):  # a pool was read since, and all that was queued before it is done
