@@ -183,6 +183,11 @@ class SiftingCallback(_lightning().Callback):  # type: ignore[misc]
         if not isinstance(trainer.train_dataloader, _Epochs) or trainer.train_dataloader.callback is not self:
             raise ValueError("the training loader is not sifted; give fit() what sifting.wrap(loader) returns")
         self._steps = trainer.global_step
+        loop = trainer.fit_loop.epoch_loop
+        if loop.restarting and loop.batch_progress.is_last_batch:
+            # Resumed where an epoch ended: without a length Lightning counts that epoch's batches on, and the groups
+            # of accumulated batches shift. Its next step may count one batch as completed; zero has to be the outcome.
+            loop.batch_progress.current.completed = -int(loop.restarted_on_train_batch_end)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(batch, dict | list) and not batch:
