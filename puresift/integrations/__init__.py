@@ -1,1 +1,1 @@
-"""Doors to trainers that bring their own loop. Each imports its library when it is imported itself, and not before."""
+"""Doors into trainers and launchers; each module imports its library when it is imported itself, and no sooner."""
