@@ -54,7 +54,10 @@ def _new_enough(name: str, version: str) -> None:
         raise ImportError(f'{name} {version} is too old, puresift needs {oldest}; pip install -U "puresift[lightning]"')
 
 
-class SiftingCallback(_lightning().Callback):  # type: ignore[misc]
+_Callback: Any = _lightning().Callback
+
+
+class SiftingCallback(_Callback):
     """Sifts the batches a LightningModule trains on, saves the state in checkpoints and logs what was kept.
 
     Give it to the Trainer, and `wrap` the training loader or the data module. The module's `training_step` gets the
@@ -176,7 +179,9 @@ class SiftingCallback(_lightning().Callback):  # type: ignore[misc]
                 "together; pass Trainer(limit_train_batches=n), with n an int"
             )
         if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
-            raise ValueError("training_step takes dataloader_iter; sifting hands out batches, so take (batch, batch_idx)")
+            raise ValueError(
+                "training_step takes dataloader_iter; sifting hands out batches, so take (batch, batch_idx)"
+            )
         self._trainer = trainer
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -191,17 +196,17 @@ class SiftingCallback(_lightning().Callback):  # type: ignore[misc]
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(batch, dict | list) and not batch:
-            raise RuntimeError("this Lightning reads ahead in a way puresift does not know; pip install lightning==2.6.*")
+            raise RuntimeError(
+                "this Lightning reads ahead in a way puresift does not know; pip install lightning==2.6.*"
+            )
         weights = self._weights(batch) if self._probing else None
         if weights is not None:
             weights.requires_grad_()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        assert self.loader is not None and self.loader.info is not None
         if self._probing and (outputs or not pl_module.automatic_optimization):
             self._probe(self._weights(batch))
-        for meter in (self._recent, self._epoch):
-            meter.update(self.loader.info)
+        self._count()
         if trainer.global_step != self._steps and trainer.global_step % trainer.log_every_n_steps == 0:
             self._log(pl_module, self._recent)
             self._recent = Meter()
@@ -257,6 +262,7 @@ class SiftingCallback(_lightning().Callback):  # type: ignore[misc]
             passes, crossed, self._closed = passes + 1, crossed or not self._closed, False
             if passes > _PATIENCE:
                 raise ValueError(f"{passes} passes over the loader fill no batch; lower batch_size or raise keep")
+            self._count()  # the pools behind the pass's last batch
             self._pass = iter(self.loader)
         pools = size(self.loader.loader)
         ended = pools is not None and self.loader.pools >= pools and not bool(full(self.loader.state.buffer))
@@ -298,6 +304,11 @@ class SiftingCallback(_lightning().Callback):  # type: ignore[misc]
                 f"multiply the per-sample losses by {where}, not detached"
             )
         weights.requires_grad_(False).grad = None
+
+    def _count(self) -> None:
+        assert self.loader is not None and self.loader.info is not None
+        for meter in (self._recent, self._epoch):
+            meter.update(self.loader.info)
 
     def _log(self, pl_module: Any, meter: Meter, suffix: str = "") -> None:
         values, epoch = meter.read(), bool(suffix)
