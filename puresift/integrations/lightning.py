@@ -4,8 +4,7 @@ Lightning has to know an epoch's last batch before it trains on it: then it take
 accumulated batches that is not full, moves the schedules and validates. From a loader without a length it therefore
 reads one batch ahead, and one with a length it trusts. A sifted epoch has no length, and a batch sifted ahead is scored
 by parameters one step old. So the loader hands out each batch as an empty container, and fills it when Lightning asks
-for the next: just before it trains on this one. An epoch ends with the batch that takes in the last pool of a pass
-(where these rows do not fill a batch, pools of the next pass fill it), so that the last batch is known when it is full.
+for the next: just before it trains on this one.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor
 
 from puresift import keys
-from puresift.buffers import full
+from puresift.integrations.due import Epochs, Probe
 from puresift.loader import SiftingDataLoader
 from puresift.metrics import Meter
 from puresift.pools import size
@@ -30,8 +29,6 @@ from puresift.types import Batch, Key, Rule, Score, ScoreFn
 
 _OLDEST = (2, 5)
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
-_PATIENCE = 8  # passes that give nothing, before it is an error
-_END = object()
 _LOGGED = ("keep", "loss", "kept_loss", "threshold", "nonfinite")
 
 
@@ -114,10 +111,9 @@ class SiftingCallback(_Callback):
         build([], {}, self._key)  # settings are checked now
         self._build, self._mode, self._prefix = build, weights or None, prefix
         self._trainer: Any = None
-        self._pass: Iterator[Any] | None = None
-        self._closed = False  # whether the pass under way has ended an epoch already
+        self._epochs: Epochs | None = None
         self._saved: Mapping[str, Any] | None = None
-        self._probing = self._mode is not None
+        self._probe = Probe(weights)
         self._recent, self._epoch, self._steps = Meter(), Meter(), 0
 
     def wrap(self, data: Any) -> Any:
@@ -132,11 +128,11 @@ class SiftingCallback(_Callback):
         Raises:
             ValueError: it is sifted already.
         """
-        if isinstance(data, SiftingDataLoader | _Epochs):
+        if isinstance(data, SiftingDataLoader | _Loader):
             raise ValueError("this loader is sifted already; wrap the loader inside of it, once")
         if not hasattr(data, "train_dataloader"):
             self._build(data, {}, self._key)  # what is no loader is found now
-            return _Epochs(data, self)
+            return _Loader(data, self)
         inner = data.train_dataloader
         data = copy.copy(data)
 
@@ -185,7 +181,7 @@ class SiftingCallback(_Callback):
         self._trainer = trainer
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        if not isinstance(trainer.train_dataloader, _Epochs) or trainer.train_dataloader.callback is not self:
+        if not isinstance(trainer.train_dataloader, _Loader) or trainer.train_dataloader.callback is not self:
             raise ValueError("the training loader is not sifted; give fit() what sifting.wrap(loader) returns")
         self._steps = trainer.global_step
         loop = trainer.fit_loop.epoch_loop
@@ -199,13 +195,11 @@ class SiftingCallback(_Callback):
             raise RuntimeError(
                 "this Lightning reads ahead in a way puresift does not know; pip install lightning==2.6.*"
             )
-        weights = self._weights(batch) if self._probing else None
-        if weights is not None:
-            weights.requires_grad_()
+        self._probe.before(batch)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._probing and (outputs or not pl_module.automatic_optimization):
-            self._probe(self._weights(batch))
+        if outputs or not pl_module.automatic_optimization:  # else the step was skipped
+            self._probe.after(batch)
         self._count()
         if trainer.global_step != self._steps and trainer.global_step % trainer.log_every_n_steps == 0:
             self._log(pl_module, self._recent)
@@ -217,11 +211,11 @@ class SiftingCallback(_Callback):
         self._epoch = Meter()
 
     def state_dict(self) -> dict[str, Any]:
-        flat: Any = (self._saved or {}) if self.loader is None else self.loader.state_dict()
-        if self._trainer is not None and self._trainer.world_size > 1:  # only one rank saves
-            flat = self._trainer.lightning_module.all_gather(flat)
+        flat: Any = self._epochs.state_dict() if self._epochs is not None else self._saved or {}
         ranks = 1 if self._trainer is None else self._trainer.world_size
-        return {"ranks": ranks, "closed": self._closed, "loader": flat}
+        if ranks > 1:  # only one rank saves
+            flat = self._trainer.lightning_module.all_gather(flat)
+        return {"ranks": ranks, "loader": flat}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         ranks, flat = state_dict["ranks"], state_dict["loader"]
@@ -229,81 +223,32 @@ class SiftingCallback(_Callback):
             raise ValueError(f"the state was saved by {ranks} ranks, and there are {self._trainer.world_size} now")
         if ranks > 1:
             flat = {n: t[self._trainer.global_rank] if isinstance(t, Tensor) else t for n, t in flat.items()}
-        self._saved, self._closed = flat, state_dict["closed"]
+        self._saved = flat
 
     # What the wrapped loader calls.
 
-    def _begin(self, pools: Iterable[Batch]) -> bool:
-        """Before each epoch; whether Lightning will ask for each batch one early."""
-        if self._trainer is None:
-            raise ValueError("the SiftingCallback that wrapped this loader is missing; Trainer(callbacks=[sifting])")
+    def _begin(self, pools: Iterable[Batch]) -> Iterator[Any]:
+        """The batches of an epoch."""
         trainer = self._trainer
-        if self.loader is None or self.loader.loader is not pools:
+        if trainer is None:
+            raise ValueError("the SiftingCallback that wrapped this loader is missing; Trainer(callbacks=[sifting])")
+        if self._epochs is None or self._epochs.loader.loader is not pools:
             key = self._key
             if trainer.world_size > 1:
                 key = keys.fold_in(key, trainer.global_rank)
                 _distributed(pools)
-            if self._saved is None and self.loader is not None:
-                self._saved = self.loader.state_dict()
-            self.loader, self._pass = self._build(pools, live(trainer.lightning_module), key), None
+            if self._saved is None and self._epochs is not None:
+                self._saved = self._epochs.state_dict()
+            self.loader = self._build(pools, live(trainer.lightning_module), key)
+            self._epochs = Epochs(self.loader, self._count)
         if self._saved:
-            self.loader.load_state_dict(self._saved)
-            self._pass = None
+            self._epochs.load_state_dict(self._saved)
         self._saved = None
-        return not isinstance(trainer.limit_train_batches, int)
-
-    def _next(self) -> tuple[Any, bool]:
-        """The next batch, and whether the last pool of a pass went into it: then it is the last of its epoch."""
-        assert self.loader is not None
-        if self._pass is None:
-            self._pass = iter(self.loader)
-        passes, crossed = 0, False
-        while (batch := next(self._pass, _END)) is _END:
-            passes, crossed, self._closed = passes + 1, crossed or not self._closed, False
-            if passes > _PATIENCE:
-                raise ValueError(f"{passes} passes over the loader fill no batch; lower batch_size or raise keep")
-            self._count()  # the pools behind the pass's last batch
-            self._pass = iter(self.loader)
-        pools = size(self.loader.loader)
-        ended = pools is not None and self.loader.pools >= pools and not bool(full(self.loader.state.buffer))
-        self._closed = self._closed or ended
-        return batch, crossed or ended
-
-    def _box(self) -> Any:
-        """An empty container of the kind the batches are."""
-        assert self.loader is not None
-        if self._mode is not None:
-            return {} if isinstance(self._mode, str) else []
-        rows = self.loader.state.buffer.rows
-        if isinstance(rows, dict):
-            return {}
-        if type(rows) in (list, tuple):
-            return []
-        raise ValueError(
-            f"a batch that is a {type(rows).__name__} cannot be handed out before it is full; pass weights=True to get "
-            "[batch, weights], or let the loader give dicts, lists or tuples"
-        )
-
-    def _weights(self, batch: Any) -> Tensor | None:
-        """The weights in a batch, unless the user's hooks have remade it."""
-        if isinstance(self._mode, str):
-            weights = batch.get(self._mode) if isinstance(batch, Mapping) else None
-        else:
-            weights = batch[1] if isinstance(batch, list | tuple) and len(batch) == 2 else None
-        return weights if isinstance(weights, Tensor) and weights.is_leaf else None
-
-    def _probe(self, weights: Tensor | None) -> None:
-        """What the loss was multiplied by has a gradient."""
-        if weights is None:
+        if not isinstance(trainer.limit_train_batches, int):
+            yield from self._epochs.ahead(self._mode)
             return
-        self._probing = weights.grad is None
-        if self._probing and bool((weights != 1).any()):
-            where = f"batch[{self._mode!r}]" if isinstance(self._mode, str) else "the weights in batch, weights = batch"
-            raise ValueError(
-                f"this rule gives weights, and the loss left them out: no gradient reached them; in training_step, "
-                f"multiply the per-sample losses by {where}, not detached"
-            )
-        weights.requires_grad_(False).grad = None
+        while True:  # Lightning counts, and asks for a batch when it is due
+            yield self._epochs.next()[0]
 
     def _count(self) -> None:
         assert self.loader is not None and self.loader.info is not None
@@ -316,27 +261,14 @@ class SiftingCallback(_Callback):
         pl_module.log_dict(named, on_step=not epoch, on_epoch=epoch, batch_size=1, sync_dist=epoch)
 
 
-class _Epochs(Iterable[Any]):
+class _Loader(Iterable[Any]):
     """What Lightning iterates over."""
 
     def __init__(self, pools: Iterable[Batch], callback: SiftingCallback):
         self.pools, self.callback = pools, callback
 
     def __iter__(self) -> Iterator[Any]:
-        early = self.callback._begin(self.pools)
-        last = False
-        while not last:
-            box = self.callback._box() if early else None
-            if box is not None:
-                yield box  # Lightning comes back for the next one just before it trains on this one
-            batch, last = self.callback._next()
-            if box is None:
-                last = False  # Lightning counts
-                yield batch
-            elif isinstance(box, dict):
-                box.update(batch)
-            else:
-                box.extend(batch)
+        return self.callback._begin(self.pools)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: Lightning loses a loader's state where estimated_stepping_batches is read; the callback has it."""
