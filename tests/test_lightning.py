@@ -462,6 +462,14 @@ def test_another_number_of_ranks_is_refused():
         callback.load_state_dict({"ranks": 1, "loader": {}})
 
 
+def test_a_rank_takes_its_own_state():
+    callback = sifting(Module())
+    callback._trainer = SimpleNamespace(world_size=2, global_rank=1)
+    callback.load_state_dict({"ranks": 2, "loader": {"rng": torch.arange(6).reshape(2, 3)}})
+    mine = callback._saved["rng"]
+    assert mine.tolist() == [3, 4, 5] and mine.storage_offset() == 0, "set_rng_state crashes on a view"
+
+
 def test_an_old_lightning_is_named():
     with pytest.raises(ImportError, match=r"lightning.pytorch 1.9.5 is too old, puresift needs"):
         door._new_enough("lightning.pytorch", "1.9.5")

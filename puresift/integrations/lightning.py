@@ -222,7 +222,8 @@ class SiftingCallback(_Callback):
         if self._trainer is not None and ranks != self._trainer.world_size:
             raise ValueError(f"the state was saved by {ranks} ranks, and there are {self._trainer.world_size} now")
         if ranks > 1:
-            flat = {n: t[self._trainer.global_rank] if isinstance(t, Tensor) else t for n, t in flat.items()}
+            rank = self._trainer.global_rank  # cloned: torch.set_rng_state crashes on a view
+            flat = {n: t[rank].clone() if isinstance(t, Tensor) else t for n, t in flat.items()}
         self._saved = flat
 
     # What the wrapped loader calls.
