@@ -121,7 +121,7 @@ def behind(loader: Iterable[Batch], skip: int, chance: Sequence[Tensor] = ()) ->
     end = object()
     with _untouched(loader, samplers=False):
         if chance:
-            torch.set_rng_state(chance[0])
+            torch.set_rng_state(chance[0].clone())  # which crashes on a view of a larger tensor
         pools = iter(loader)
         while skip and next(pools, end) is not end:
             skip -= 1
