@@ -10,8 +10,8 @@ FLOORS = {
     0: "types settings keys trees ranks histories columns twins",
     1: "scores outputs tables rules cuts weighted draws buffers",
     2: "wrappers adjust groups cheap sifters memory combine tokenwise",
-    3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers",
-    4: "cli",
+    3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers recorder images",
+    4: "cli report page figures reading",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 # Within a floor: words build on words, and the stream on the rest of the shell.
@@ -26,6 +26,7 @@ BESIDE = {
         ("ranks", "types"),
     },
     *{("draws", "keys"), ("stream", "metrics"), ("stream", "pools")},
+    *{("recorder", "metrics"), ("recorder", "images"), ("cli", "report"), ("page", "report"), ("figures", "report")},
     *{("stream", "governor"), ("stream", "watch"), ("watch", "governor")},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
