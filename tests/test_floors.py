@@ -11,7 +11,7 @@ FLOORS = {
     1: "scores outputs tables rules cuts weighted draws buffers",
     2: "wrappers adjust groups cheap sifters memory combine tokenwise",
     3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers recorder images",
-    4: "cli report page figures reading",
+    4: "cli report page figures drawing reading",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 # Within a floor: words build on words, and the stream on the rest of the shell.

@@ -1,39 +1,16 @@
-"""The figures of a report, drawn with matplotlib; they hold no run's data but what the axes show."""
+"""The figures of a report. Each takes runs, and gives None where they do not hold what it shows."""
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from itertools import pairwise
-from typing import Any, NamedTuple
 
+from puresift.report import drawing
+from puresift.report.drawing import Figure
 from puresift.report.reading import Line, Run
 
-COLOURS = ("#1f6fb4", "#d98a1f", "#3a8f5c", "#a0478f", "#b5493b", "#4d4d4d")
-_STYLES = ("-", "--", ":", "-.")
-_GREY = "#b8b8b8"
 _CLASSES = 12
 _BINS = 48
-_SIZE = (5.0, 3.4)  # inches: small, so that letters stay legible on a narrow screen
-
-
-class Figure(NamedTuple):
-    """A figure and its words."""
-
-    name: str  # of its file
-    title: str
-    alt: str  # what it shows, for those who do not see it
-    figure: Any
-
-    def png(self) -> bytes:
-        """As a PNG, 150 dots an inch."""
-        return _saved(self.figure, format="png", dpi=150)
-
-    def svg(self) -> bytes:
-        """As an SVG without a background of its own."""
-        return _saved(self.figure, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
 
 
 def metric(runs: Sequence[Run]) -> str | None:
@@ -55,8 +32,8 @@ def evaluations(runs: Sequence[Run], name: str) -> Figure | None:
         return None
     share = name == "accuracy" and all(0 <= line[name] <= 1 for part in lines.values() for line in part)
     factor, unit = (100, " [%]") if share else (1, "")
-    figure, axes = _axes()
-    scale, seconds = _clock([line["seconds"] for part in lines.values() for line in part])
+    figure, axes = drawing.panel()
+    scale, seconds = drawing.clock([line["seconds"] for part in lines.values() for line in part])
     words = []
     for at, part in lines.items():
         if not part:
@@ -66,11 +43,13 @@ def evaluations(runs: Sequence[Run], name: str) -> Figure | None:
         axes.plot(
             [line["seconds"] / scale for line in part],
             [factor * line[name] for line in part],
-            label=f"{_plain(runs[at].name)}, {last:.1f} %" if share else f"{_plain(runs[at].name)}, {last:.4g}",
-            **_look(at) | {"marker": "."},
+            label=f"{drawing.plain(runs[at].name)}, {last:.1f} %"
+            if share
+            else f"{drawing.plain(runs[at].name)}, {last:.4g}",
+            **drawing.look(at) | {"marker": "."},
         )
-    axes.set(xlabel=f"training time [{seconds}]", ylabel=_plain(name) + unit)
-    _legend(figure, axes)
+    axes.set(xlabel=f"training time [{seconds}]", ylabel=drawing.plain(name) + unit)
+    drawing.legend(figure, axes)
     title = f"{name.capitalize()} over time"
     return Figure(
         "accuracy" if name == "accuracy" else "evaluations",
@@ -88,24 +67,29 @@ def kept(runs: Sequence[Run]) -> Figure | None:
         return None
     phis = {at: [line for line in lines if line.get("phi") is not None] for at, lines in told.items()}
     both = any(phis.values())
-    figure, axes = _axes(rows=2 if both else 1, size=(5.0, 4.6) if both else _SIZE)
+    figure, axes = drawing.panel(rows=2 if both else 1, size=(5.0, 4.6) if both else drawing.SIZE)
     upper, lower = axes if both else (axes, axes)
-    scale, seconds = _clock([line["seconds"] for lines in told.values() for line in lines])
+    scale, seconds = drawing.clock([line["seconds"] for lines in told.values() for line in lines])
     words = []
     for at, lines in told.items():
         shares = [100 * (line.get("kept") or 0) / line["seen"] for line in lines]
-        upper.plot([line["seconds"] / scale for line in lines], shares, label=_plain(runs[at].name), **_look(at, lines))
+        upper.plot(
+            [line["seconds"] / scale for line in lines],
+            shares,
+            label=drawing.plain(runs[at].name),
+            **drawing.look(at, lines),
+        )
         words.append(f"{runs[at].name} keeps {share(lines, 'kept', 'seen'):.1f} % of what it sees")
         if phis[at]:
             times = [line["seconds"] / scale for line in phis[at]]
-            lower.plot(times, [line["phi"] for line in phis[at]], **_look(at, times))
+            lower.plot(times, [line["phi"] for line in phis[at]], **drawing.look(at, times))
             words[-1] += f", at a phi of {phis[at][-1]['phi']:.3g}"
     upper.set(ylabel="kept [%]", ylim=(-3, 103))
     if both:
         lower.set(ylabel="phi [training steps]")
         lower.set_ylim(bottom=0)
     lower.set_xlabel(f"training time [{seconds}]")
-    _legend(figure, upper)
+    drawing.legend(figure, upper)
     title = "Fraction kept and phi over time" if both else "Fraction kept over time"
     return Figure("kept", title, f"{title}: " + "; ".join(words), figure)
 
@@ -115,14 +99,14 @@ def losses(run: Run, at: int) -> Figure | None:
     if run.losses is None or not sum(run.losses["seen"]):
         return None
     edges, seen, chosen = _coarse(run.losses)
-    figure, axes = _axes()
+    figure, axes = drawing.panel()
     totals = {"seen": sum(seen), "kept": sum(chosen)}
-    for name, counts, colour in (("seen", seen, _GREY), ("kept", chosen, _colour(at))):
+    for name, counts, colour in (("seen", seen, drawing.GREY), ("kept", chosen, drawing.colour(at))):
         axes.stairs(counts, edges, fill=True, color=colour, label=f"{name} and scored, {totals[name]:,.0f}")
     if edges[0] > 0 and edges[-1] > 3 * edges[0]:
-        _logarithmic(axes, "x")
+        drawing.logarithmic(axes, "x")
     axes.set(xlabel=f"loss when scored{_unit(run)}", ylabel="samples")
-    _legend(figure, axes)
+    drawing.legend(figure, axes)
     middle = {name: _middle(edges, counts) for name, counts in (("seen", seen), ("kept", chosen))}
     title = f"Losses seen and kept: {run.name}"
     words = f"{title}: a histogram; the median loss seen is {middle['seen']:.3g}, of those kept {middle['kept']:.3g}"
@@ -134,8 +118,8 @@ def threshold(run: Run, at: int) -> Figure | None:
     lines = [line for line in run.pools if line.get("kept_low") is not None]
     if not lines:
         return None
-    figure, axes = _axes()
-    colour = _colour(at)
+    figure, axes = drawing.panel()
+    colour = drawing.colour(at)
     # The smallest kept loss would be noise: a random rule keeps an easy candidate now and then.
     for name, label, paint, style in (
         ("kept_median", "kept, median", colour, "-"),
@@ -144,12 +128,14 @@ def threshold(run: Run, at: int) -> Figure | None:
     ):
         known = [(line["pool"], line[name]) for line in lines if line.get(name) is not None]
         if known:
-            axes.plot(*zip(*known, strict=True), **_look(at, known) | {"linestyle": style, "color": paint}, label=label)
+            axes.plot(
+                *zip(*known, strict=True), **drawing.look(at, known) | {"linestyle": style, "color": paint}, label=label
+            )
     values = [line[name] for line in lines for name in ("kept_low", "seen_median") if line.get(name) is not None]
     if min(values) > 0:
-        _logarithmic(axes, "y")
+        drawing.logarithmic(axes, "y")
     axes.set(xlabel="pools read", ylabel=f"loss{_unit(run)}")
-    _legend(figure, axes)
+    drawing.legend(figure, axes)
     title = f"What it takes to be kept: {run.name}"
     words = f"{title}: a tenth of the kept losses lies below {lines[0]['kept_low']:.3g} at first, and at the end below "
     return Figure("threshold", title, words + f"{lines[-1]['kept_low']:.3g} {run.unit}".rstrip(), figure)
@@ -161,21 +147,21 @@ def classes(run: Run, at: int) -> Figure | None:
     seen, chosen = (sum(line[name] for line in run.classes) for name in ("seen", "kept"))
     if not shown or not seen or not chosen:
         return None
-    figure, axes = _axes(size=(5.0, 1.3 + 0.5 * len(shown)))
+    figure, axes = drawing.panel(size=(5.0, 1.3 + 0.5 * len(shown)))
     shares = [(line["label"], 100 * line["seen"] / seen, 100 * line["kept"] / chosen) for line in shown]
     for row, (_, one, other) in enumerate(shares):
-        axes.barh(row - 0.2, one, 0.36, color=_GREY, label="seen" if not row else None)
-        axes.barh(row + 0.2, other, 0.36, color=_colour(at), label="kept" if not row else None)
+        axes.barh(row - 0.2, one, 0.36, color=drawing.GREY, label="seen" if not row else None)
+        axes.barh(row + 0.2, other, 0.36, color=drawing.colour(at), label="kept" if not row else None)
         for offset, value in ((-0.2, one), (0.2, other)):
             axes.annotate(
                 f"{value:.1f}", (value, row + offset), (3, 0), textcoords="offset points", va="center", size=8
             )
-    axes.set_yticks(range(len(shares)), [_plain(label) for label, _, _ in shares])
+    axes.set_yticks(range(len(shares)), [drawing.plain(label) for label, _, _ in shares])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set(xlabel="share of the samples [%]")
     axes.grid(visible=False, axis="y")
-    _legend(figure, axes)
+    drawing.legend(figure, axes)
     title = f"Class mix: {run.name}"
     words = "; ".join(f"{label} {one:.1f} % of those seen, {other:.1f} % of those kept" for label, one, other in shares)
     return Figure("classes", title, f"{title}: {words}", figure)
@@ -187,16 +173,18 @@ def governed(runs: Sequence[Run]) -> Figure | None:
     known = [(at, name, made) for at, name, made in known if made]
     if not known:
         return None
-    figure, axes = _axes(size=(5.0, 1.3 + 0.55 * len(known)))
+    figure, axes = drawing.panel(size=(5.0, 1.3 + 0.55 * len(known)))
     words = []
     for row, (at, name, made) in enumerate(known):
-        axes.broken_barh([(start, stop - start) for start, stop, on in made if on], (row - 0.3, 0.6), color=_colour(at))
         axes.broken_barh(
-            [(start, stop - start) for start, stop, on in made if not on], (row - 0.3, 0.6), color="#e4e4e4"
+            [(start, stop - start) for start, stop, on in made if on], (row - 0.3, 0.6), color=drawing.colour(at)
+        )
+        axes.broken_barh(
+            [(start, stop - start) for start, stop, on in made if not on], (row - 0.3, 0.6), color="#cfcfcf"
         )
         on, all_ = (sum(stop - start for start, stop, sifted in made if sifted or whole) for whole in (False, True))
         words.append(f"{name} sifted {on} of {all_} pools")
-    axes.set_yticks(range(len(known)), [_plain(name) for _, name, _ in known])
+    axes.set_yticks(range(len(known)), [drawing.plain(name) for _, name, _ in known])
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set(xlabel="pools read; coloured where sifting was on")
@@ -253,68 +241,8 @@ def _middle(edges: list[float], counts: list[float]) -> float:
     return float("nan")
 
 
-def _axes(rows: int = 1, size: tuple[float, float] = _SIZE) -> tuple[Any, Any]:
-    try:
-        figures = import_module("matplotlib.figure")
-    except ImportError:
-        raise ValueError('a report needs matplotlib: pip install "puresift[report]"') from None
-    figure = figures.Figure(figsize=size, layout="constrained")
-    made = figure.subplots(rows, 1, sharex=True)
-    for axes in made if rows > 1 else [made]:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
-        axes.set_axisbelow(True)
-    return figure, made
-
-
-def _legend(figure: Any, axes: Any) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if labels:  # outside, where it covers nothing
-        figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=9, borderaxespad=0.2)
-
-
-def _look(at: int, points: Sequence[Any] = range(9)) -> dict[str, Any]:
-    marker = "." if len(points) < 4 else ""  # one point makes no line
-    return {"color": _colour(at), "linestyle": _STYLES[at // len(COLOURS) % len(_STYLES)], "marker": marker}
-
-
-def _colour(at: int) -> str:
-    return COLOURS[at % len(COLOURS)]
-
-
-def _plain(text: str, length: int = 22) -> str:
-    """A text as it is: no mathematics, no line that matplotlib would hide for its underscore, no endless one."""
-    text = "".join(letter if letter.isprintable() else " " for letter in text).strip() or "?"
-    text = text if len(text) <= length else text[: length - 1] + "…"
-    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
-
-
 def _unit(run: Run) -> str:
-    return f" [{_plain(run.unit)}]" if run.unit else ""
-
-
-def _clock(seconds: Sequence[float]) -> tuple[float, str]:
-    longest = max(seconds, default=0.0)
-    return (3600.0, "h") if longest > 3 * 3600 else (60.0, "min") if longest > 600 else (1.0, "s")
-
-
-def _logarithmic(axes: Any, which: str) -> None:
-    ticker = import_module("matplotlib.ticker")
-    getattr(axes, f"set_{which}scale")("log")
-    axis = getattr(axes, f"{which}axis")
-    low, high = sorted(getattr(axes, f"get_{which}lim")())
-    subs = (1, 2, 3, 5, 7) if high < 20 * low else (1, 3) if high < 1000 * low else (1,)
-    axis.set_major_locator(ticker.LogLocator(subs=subs))  # losses often span less than a decade
-    axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
-    axis.set_minor_formatter(ticker.NullFormatter())
-
-
-def _saved(figure: Any, **how: Any) -> bytes:
-    matplotlib, file = import_module("matplotlib"), io.BytesIO()
-    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "puresift", "svg.fonttype": "path"}):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script it does not know
-        figure.savefig(file, **how)
-    return file.getvalue()
+    return f" [{drawing.plain(run.unit)}]" if run.unit else ""
 
 
 Drawn = Callable[[Run, int], Figure | None]

@@ -6,7 +6,7 @@ import base64
 from html import escape
 
 from puresift.report import figures
-from puresift.report.figures import Figure
+from puresift.report.drawing import Figure
 from puresift.report.reading import Line, Run
 
 Drawn = dict[str, list[Figure | None]]  # by section; a place a run, or one for all runs
@@ -58,6 +58,11 @@ dt { color: var(--soft) } dd { margin: 0 }
 }
 @media print { h2 { break-after: avoid } .figure, .samples li { break-inside: avoid } }
 """
+_WHY = {
+    "losses": "where nothing was scored",
+    "threshold": "where nothing was scored",
+    "classes": "where the sifter declared no column &quot;label&quot;",
+}
 _WORDS = {
     "kept": "Seen and chosen to train on; in per cent of the samples seen.",
     "phi": "Time to score a sample over time to train on one.",
@@ -75,9 +80,8 @@ def page(runs: list[Run], drawn: Drawn) -> str:
         f'<p class="soft">{"Run" if len(runs) == 1 else f"{len(runs)} runs"}: {names}</p>',
         _section("Runs", _table(runs) + _facts(runs)),
         _section("Over time", _shared(drawn)),
-        _section("Losses seen and kept", _figures(drawn["losses"], "recorded no losses, for it scored nothing", runs)),
-        _section("What it takes to be kept", _figures(drawn["threshold"], "recorded no losses of kept samples", runs)),
-        _section("Class mix", _figures(drawn["classes"], 'declared no column "label"', runs)),
+        _section("Losses", _each(runs, drawn, {"losses": "losses", "threshold": "what it takes to be kept"})),
+        _section("Class mix", _each(runs, drawn, {"classes": "class mix"})),
         _section("Most and least kept samples", "".join(_samples(run) for run in runs)),
         _section("Words", "<dl>" + "".join(f"<dt>{a}</dt><dd>{b}</dd>" for a, b in _WORDS.items()) + "</dl>"),
     ]
@@ -175,12 +179,21 @@ def _shared(drawn: Drawn) -> str:
     return _grid(known) + "".join(f'<p class="none">{text(line)}</p>\n' for line in lines)
 
 
-def _figures(made: list[Figure | None], missing: str, runs: list[Run]) -> str:
-    """A figure for each run, and a line for those without."""
-    pairs = list(zip(runs, made, strict=True))
-    lacking = ", ".join(run.name for run, figure in pairs if figure is None)
-    line = f'<p class="none">Left out: <bdi>{text(lacking)}</bdi> {text(missing)}.</p>\n' if lacking else ""
-    return _grid([(figure, run.name) for run, figure in pairs if figure is not None]) + line
+def _each(runs: list[Run], drawn: Drawn, names: dict[str, str]) -> str:
+    """The figures of one run after another, and a line for those that there are not."""
+    known = [
+        (figure, figure.title)
+        for made in zip(*(drawn[name] for name in names), strict=True)
+        for figure in made
+        if figure
+    ]
+    lines = ""
+    for name, words in names.items():
+        lacking = ", ".join(run.name for run, figure in zip(runs, drawn[name], strict=True) if figure is None)
+        lines += (
+            f'<p class="none">Left out: {words} of <bdi>{text(lacking)}</bdi>, {_WHY[name]}.</p>\n' if lacking else ""
+        )
+    return _grid(known) + lines
 
 
 def _grid(known: list[tuple[Figure, str]]) -> str:
@@ -199,12 +212,16 @@ def _image(figure: Figure) -> str:
 def _samples(run: Run) -> str:
     title = f"<h3><bdi>{text(run.name)}</bdi></h3>\n"
     if not run.samples:
-        return title + '<p class="none">Left out: no samples were recorded; declare a column "id" in the sifter.</p>\n'
-    lists = ""
-    for rank, words in (("most", "Most kept, hardest first"), ("least", "Least kept, easiest first")):
+        return (
+            title
+            + '<p class="none">Left out: samples, for which the sifter has to declare a column &quot;id&quot;.</p>\n'
+        )
+    lists, order = "", {"most": ", hardest first", "least": ", easiest first"}
+    scored = any(sample.get("loss") is not None for sample in run.samples)
+    for rank, words in (("most", "Most kept"), ("least", "Least kept")):
         items = "".join(_sample(sample, run) for sample in run.samples if sample["rank"] == rank)
         if items:
-            lists += f'<div><h4>{words}</h4>\n<ol class="samples">\n{items}</ol></div>\n'
+            lists += f'<div><h4>{words}{order[rank] * scored}</h4>\n<ol class="samples">\n{items}</ol></div>\n'
     bare = not any(sample.get("text") or sample.get("image") for sample in run.samples)
     line = '<p class="none">Text and images left out: the recorder was given no sample=.</p>\n' if bare else ""
     return f'{title}{line}<div class="grid">\n{lists}</div>\n'
