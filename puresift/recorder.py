@@ -93,6 +93,7 @@ class Recorder:
         state = state or {}
         self._ids: Tensor = state.get("ids", torch.zeros(0, dtype=torch.int64))
         self._table: Tensor = state.get("table", torch.zeros(0, 5, dtype=torch.float64))  # seen kept scored loss label
+        self._news: list[tuple[Tensor, Tensor]] = []  # rows of the table that are not added up yet
         self._histogram: Tensor = state.get("histogram", torch.zeros(2, len(EDGES) - 1, dtype=torch.int64))
         self._mix: Tensor = state.get("classes", torch.zeros(0, 3, dtype=torch.int64))  # label seen kept
         self._held = [_info(state["held"])] if state.get("held") else []
@@ -168,13 +169,20 @@ class Recorder:
             counts.index_add_(0, place, torch.cat([self._mix, rows])[:, 1:])
             self._mix = torch.cat([labels[:, None], counts], 1)
         if "id" in info.extra:
-            ids, place = torch.cat([self._ids, info.extra["id"].long()]).unique(return_inverse=True)
-            new = torch.stack([ones, info.mask.double(), finite.double(), info.losses.double().where(finite, 0.0)], 1)
-            table = torch.zeros(len(ids), 5, dtype=torch.float64)
-            table[:, :4].index_add_(0, place, torch.cat([self._table[:, :4], new]))
             named = ones * math.nan if label is None else label.double()
-            table[place, 4] = torch.cat([self._table[:, 4], named])
-            self._ids, self._table = ids, table
+            entries = [ones, info.mask.double(), finite.double(), info.losses.double().where(finite, 0.0), named]
+            self._news.append((info.extra["id"].long(), torch.stack(entries, 1)))
+            if sum(len(ids) for ids, _ in self._news) > max(4096, len(self._ids) // 2):
+                self._merge()
+
+    def _merge(self) -> None:
+        """Add the news to the table; seldom, for it costs a sort of all ids."""
+        news, self._news = self._news, []
+        old = torch.cat([self._table, *(rows for _, rows in news)])
+        self._ids, place = torch.cat([self._ids, *(ids for ids, _ in news)]).unique(return_inverse=True)
+        self._table = torch.zeros(len(self._ids), 5, dtype=torch.float64)
+        self._table[:, :4].index_add_(0, place, old[:, :4])
+        self._table[place, 4] = old[:, 4]
 
     def close(self) -> None:
         """Write what is held, and the losses, classes and samples of the whole run."""
@@ -182,6 +190,7 @@ class Recorder:
             return
         self._closed = True
         self.flush()
+        self._merge()
         if len(there := self._histogram[0].nonzero()):
             first, last = int(there.min()), int(there.max()) + 1
             seen, kept = self._histogram[:, first:last].tolist()
@@ -193,6 +202,7 @@ class Recorder:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers, to be saved with the model and passed as `state`; loads with weights_only."""
+        self._merge()
         with self.path.open("ab") as file:
             os.fsync(file.fileno())
         return {

@@ -154,7 +154,7 @@ def test_metrics_tell_the_course_of_an_arm(compared: Path, arm: str) -> None:
 def test_arms_record_what_a_report_needs(compared: Path) -> None:
     runs = {run.name: run for run in read([compared])}
     assert set(runs) == set(ARMS)
-    rows, _, _ = data.load(None, seed=0)[:3]
+    rows = data.load(None, seed=0).train
     for name, run in runs.items():
         summary = json.loads((compared / name / "summary.json").read_text())
         assert run.evaluations[0]["pool"] == 0 and run.evaluations[-1]["accuracy"] == summary["accuracy"]
