@@ -160,7 +160,7 @@ def made(tmp_path_factory):
     full = record(
         place / "full",
         name="<i>full</i> & $x_1$",
-        classes=["_low", "<u>high</u>"],
+        classes=["_low $\\frac$", "<u>high</u>"],  # no mathematics: it would not parse
         sample=lambda id: {"text": HOSTILE[id % 5], "image": torch.rand(4, 4)},
         facts={"lr": "<b>0.1</b>"},
     )

@@ -23,11 +23,18 @@ class Figure(NamedTuple):
     figure: Any
 
     def png(self) -> bytes:
-        """As a PNG, 150 dots an inch."""
+        """As a PNG, 150 dots an inch, under its title."""
+        for legend in self.figure.legends:  # above which there is no room
+            legend.set_title(plain(self.title, 48), prop={"size": 11})
+        if not self.figure.legends:
+            self.figure.suptitle(plain(self.title, 48), x=0.01, ha="left", fontsize=11)
         return _saved(self.figure, format="png", dpi=150)
 
     def svg(self) -> bytes:
-        """As an SVG without a background of its own."""
+        """As an SVG without a background and a title of its own, for the page has both."""
+        for legend in self.figure.legends:
+            legend.set_title(None)
+        self.figure.suptitle("")
         return _saved(self.figure, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
 
 
@@ -48,7 +55,16 @@ def panel(rows: int = 1, size: tuple[float, float] = SIZE) -> tuple[Any, Any]:
 def legend(figure: Any, axes: Any) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if labels:  # outside, where it covers nothing
-        figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False, fontsize=9, borderaxespad=0.2)
+        figure.legend(
+            handles,
+            labels,
+            loc="outside upper left",
+            ncols=2,
+            frameon=False,
+            fontsize=9,
+            borderaxespad=0.2,
+            alignment="left",
+        )
 
 
 def look(at: int, points: Sequence[Any] = range(9)) -> dict[str, Any]:
