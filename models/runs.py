@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-BINS = torch.logspace(-4, 1.25, 169)  # edges for losses, in nats; what lies outside is counted at the ends
+import puresift as ps
 
 
 @dataclass
@@ -32,7 +32,6 @@ class Tally:
     eval_seconds: float = 0.0
     score_seconds: float = 0.0
     train_seconds: float = 0.0
-    histogram: Tensor = field(default_factory=lambda: torch.zeros(2, len(BINS) - 1, dtype=torch.int64))  # seen, kept
     # Since the last line of metrics.jsonl:
     loss: float = 0.0  # sum over steps
     steps: int = 0
@@ -49,9 +48,6 @@ class Tally:
     def saw(self, losses: Tensor, mask: Tensor) -> None:
         losses, mask = losses.detach().float().cpu(), mask.cpu()
         self.losses, self.mask = torch.cat([self.losses, losses]), torch.cat([self.mask, mask])
-        real = losses.isfinite()
-        for row, chosen in enumerate((real, real & mask)):
-            self.histogram[row] += torch.histogram(losses[chosen].clamp(BINS[0], BINS[-1]), BINS).hist.long()
 
     def line(self, rate: float) -> dict[str, Any]:
         """A line of metrics.jsonl, and a fresh start for the next one."""
@@ -92,10 +88,6 @@ class Metrics:
             return file.tell()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 def replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file so that under its name there is always a whole one."""
     beside = path.with_name(f".{path.name}.new")
@@ -131,6 +123,7 @@ def save(
     sift: dict[str, Tensor] | None,
     tally: Tally,
     metrics: Metrics,
+    recorder: ps.Recorder,
     score_dtype: str | None,
 ) -> None:
     """All that the next step needs, as tensors and plain numbers."""
@@ -141,6 +134,7 @@ def save(
         "tally": vars(tally),
         "rng": rng(),
         "metrics_bytes": metrics.size(),
+        "recorder": recorder.state_dict(),
         "score_dtype": score_dtype,
     }
     replace(path, lambda file: torch.save(content, file))

@@ -22,9 +22,11 @@ import torch
 from torch import Tensor, nn
 
 import puresift as ps
-from models import bert, costs, data, plots, report, runs
+from models import bert, costs, data, report, runs
 from models.options import Options, Parser, parse
 from puresift import pools
+from puresift.recorder import FILE as RECORD
+from puresift.report import draw
 from puresift.stream import Stream
 
 WARM_UP = 0.06  # of the budget
@@ -42,6 +44,7 @@ class Job(NamedTuple):
     model: nn.Module  # as built; every arm trains a copy
     pad_id: int
     train: data.Sentences
+    rows: list[data.Row]  # the sentences, for those who read
     glance: list[dict[str, Tensor]]
     test: list[dict[str, Tensor]]
 
@@ -87,8 +90,25 @@ def train(job: Job, arm: str, budget: int, score_dtype: str | None, stop: runs.S
         stream = ps.sift(sifter, state, ps.live(model), candidates)
 
     metrics = runs.Metrics(folder / "metrics.jsonl", saved["metrics_bytes"] if saved else 0)
+    if not saved:
+        (folder / RECORD).unlink(missing_ok=True)
+    recorder = ps.Recorder(
+        folder,
+        name=arm,
+        sample=lambda id: job.rows[id][0],
+        classes=("blame", "praise"),
+        facts=asdict(o),
+        every=max(budget // LINES, 1),
+        state=saved["recorder"] if saved else None,
+    )
     checkpoint = partial(
-        runs.save, folder / "checkpoint.pt", model, optimizer, metrics=metrics, score_dtype=score_dtype
+        runs.save,
+        folder / "checkpoint.pt",
+        model,
+        optimizer,
+        metrics=metrics,
+        recorder=recorder,
+        score_dtype=score_dtype,
     )
     progress = runs.Progress(arm, budget, tally.pool)
 
@@ -96,6 +116,7 @@ def train(job: Job, arm: str, budget: int, score_dtype: str | None, stop: runs.S
         line = tally.line(optimizer.param_groups[0]["lr"]) | {"accuracy": accuracy}
         metrics.write(line)
         if accuracy is not None:
+            recorder.evaluate(tally.pool, seconds=tally.seconds, accuracy=accuracy)
             progress.say(line)
 
     if not saved:
@@ -123,6 +144,8 @@ def train(job: Job, arm: str, budget: int, score_dtype: str | None, stop: runs.S
             tally.saw(info.losses, info.mask)
         progress.update(tally, info.mask.float().mean().item() if info is not None and len(info.mask) else None)
         tally.seconds += laps.lap()  # from here on the clock of training stands still
+        if info is not None:
+            recorder.write(info, pool, seconds=tally.seconds, phi=tally.phi)
 
         if crossed(before, pool, budget / EVALUATIONS) and pool < budget:
             write(bert.evaluate(model, job.glance))
@@ -133,12 +156,15 @@ def train(job: Job, arm: str, budget: int, score_dtype: str | None, stop: runs.S
             checkpoint(sift=flat(now), tally=tally)
         if stop.signal:
             progress.close()
+            recorder.close()
             return None
         laps.lap()
 
     if stream is not None and sifter is not None:  # pools after the last batch were read too
-        state, _ = sifter.flush(stream.state)
+        state, rest = sifter.flush(stream.state)
         tally.pool = int(state.step)
+        if not rest:
+            recorder.write(stream.info, tally.pool, seconds=tally.seconds, phi=tally.phi)
     tally.seconds += laps.lap()
     set_rate(optimizer, 0.0)
     checkpoint(sift=flat(state), tally=tally)  # killed from here on, a run only evaluates again
@@ -148,6 +174,7 @@ def train(job: Job, arm: str, budget: int, score_dtype: str | None, stop: runs.S
     summary = summarize(job, tally, accuracy, optimizer)
     write(accuracy)
     progress.close()
+    recorder.close()
     runs.write_json(folder / "summary.json", summary)
     return summary
 
@@ -167,8 +194,9 @@ def sifted(stream: Stream, sifter: ps.Sifter, budget: int) -> Iterator[Step]:
     # Less than a batch is left. The rate has all but reached zero, so this is for the counts' sake: every row that was
     # kept is trained on once.
     state, rest = sifter.flush(stream.state)
-    for batch, weights in rest:
-        yield Step(batch, weights, int(state.step), ps.progress(state, budget), state, None)
+    for place, (batch, weights) in enumerate(rest):
+        info = None if place else stream.info  # of the pools after the last full batch
+        yield Step(batch, weights, int(state.step), ps.progress(state, budget), state, info)
 
 
 def update(
@@ -213,7 +241,8 @@ def scorer(job: Job, model: nn.Module, dtype: str) -> Any:
 
 def compose(job: Job, score: Any, rule: ps.Rule) -> ps.Sifter:
     """Rows wait padded to one length and leave cut to the longest of their batch, as a collate function would pad."""
-    return ps.sifter(score, rule, batch_size=job.options.batch_size, pad=pads(job), length=length)
+    columns = {"id": lambda batch: batch["id"], "label": lambda batch: batch["labels"]}
+    return ps.sifter(score, rule, batch_size=job.options.batch_size, pad=pads(job), length=length, columns=columns)
 
 
 def pads(job: Job) -> dict[str, ps.Pad]:
@@ -258,7 +287,7 @@ def run(o: Options, folder: Path, resume: bool, stop: runs.Stop) -> int:
     glance = random.Random(o.seed).sample(corpus.test, min(GLANCE, len(corpus.test)))
     sentences = partial(data.Sentences, tokenize=built.tokenize, pad_id=built.pad_id)
     test, some = (list(data.eval_batches(sentences(part), 256)) for part in (corpus.test, glance))
-    job = Job(o, folder, built.model, built.pad_id, sentences(rows), some, test)
+    job = Job(o, folder, built.model, built.pad_id, sentences(rows), rows, some, test)
     if len(rows) * o.epochs * o.keep < 2 * o.batch_size and o.sift != "none":
         raise ValueError(
             f"{len(rows)} sentences, {o.epochs} times, at --keep {o.keep:g} make less than two batches of "
@@ -308,12 +337,11 @@ def run(o: Options, folder: Path, resume: bool, stop: runs.Stop) -> int:
     for name in arms:  # time per candidate, in units of the plain arm's
         arms[name]["cost"] = pace[name] / pace["plain"] if "plain" in pace else None
     arms = {name: arms[name] for name in ORDER if name in arms}
-    histograms = {name: arm.pop("histogram") for name, arm in arms.items()}
     runs.write_json(folder / "summary.json", {"arms": arms, **measured, **report.circumstances(o, facts)})
-    plots.draw(folder, {name: runs.read_lines(folder / name / "metrics.jsonl") for name in arms}, histograms, o.keep)
+    draw([folder / name for name in arms], folder)
     print(report.table(arms))
     print(report.remarks(arms, measured, corpus.synthetic), end="")
-    print(f"\nrun folder: {folder}")
+    print(f"\nall of it on a page: puresift report {folder}\nrun folder: {folder}")
     return 0
 
 
@@ -353,7 +381,6 @@ def summarize(job: Job, tally: runs.Tally, accuracy: float, optimizer: torch.opt
     epochs, rest = divmod(tally.pool, len(loader(job)))
     seen = epochs * len(job.train) + min(rest * job.options.batch_size, len(job.train))
     keep = tally.trained / seen
-    counts = dict(zip(("seen", "kept"), tally.histogram.tolist(), strict=True))
     return {
         "accuracy": accuracy,
         "seconds": tally.seconds,
@@ -367,7 +394,6 @@ def summarize(job: Job, tally: runs.Tally, accuracy: float, optimizer: torch.opt
         "keep": keep,
         "predicted_cost": (tally.phi or 0.0) * tally.scored / seen + keep,
         "lr": optimizer.param_groups[0]["lr"],
-        "histogram": {"edges": runs.BINS.tolist(), **counts},
     }
 
 

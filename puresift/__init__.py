@@ -45,6 +45,7 @@ from puresift.outputs import head_grad_norm
 from puresift.outputs import margin
 from puresift.pools import epochs
 from puresift.pools import peek
+from puresift.recorder import Recorder
 from puresift.replays import compare
 from puresift.replays import replay
 from puresift.rules import relative
@@ -88,6 +89,7 @@ __all__ = [
     "Meter",
     "Odds",
     "Pad",
+    "Recorder",
     "Rule",
     "Score",
     "SiftState",

@@ -1,4 +1,4 @@
-"""The command: `puresift replay LOG --rules ...` and `puresift check MODULE:FACTORY`."""
+"""The command: `puresift replay LOG --rules ...`, `puresift report RUN...` and `puresift check MODULE:FACTORY`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -17,17 +17,33 @@ from torch import Tensor
 from puresift.audit import read_log
 from puresift.checks import check
 from puresift.replays import Replayed, compare, overlap
+from puresift.report import write
 from puresift.types import Rule
 
 _LABELS = ("label", "labels", "class", "group", "y")
 _CLASSES = 10  # more than that, and the most frequent are shown
+_CODES = "exit codes: 0 done; 1 a check found the score at fault; 2 the command or its input cannot be used"
+
+
+class Finding(Exception):
+    """What a check has against a score: exit code 1, not 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """One line for each error, as for all others."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; {self.prog} --help says more\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 2 with one line on stderr.
+    """Run the command; what goes wrong is one line on stderr.
 
     Args:
         arguments: by default those of the process.
+
+    Returns:
+        0 when done, 1 when a check found the score at fault, 2 when the command or its input cannot be used.
     """
     chosen = _parser().parse_args(arguments)
     try:
@@ -35,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.simplefilter("always")
             warnings.showwarning = lambda message, *rest: print(f"puresift: {message}", file=sys.stderr)
             print("\n".join(chosen.run(chosen)))
-    except (ValueError, OSError) as error:
+    except (Finding, ValueError, OSError) as error:
         print("puresift: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, Finding) else 2
     return 0
 
 
@@ -186,10 +202,18 @@ def _check(chosen: argparse.Namespace) -> list[str]:
         raise ValueError(f"{chosen.target} cannot be imported: {error}") from error
     finally:
         sys.path.remove(os.getcwd())
-    made = factory()
+    try:
+        made = factory()
+    except Exception as error:  # it is the user's, and may raise anything
+        raise ValueError(f"{chosen.target}() raised {type(error).__name__}: {error}") from error
     if not isinstance(made, tuple) or len(made) != 3:
         raise ValueError(f"{chosen.target}() must return (score, params, batch), got {type(made).__name__}")
-    report = check(*made)
+    try:
+        report = check(*made)
+    except ValueError as error:
+        raise Finding(str(error)) from error
+    except Exception as error:
+        raise Finding(f"the score raised {type(error).__name__}: {error}") from error
     return [
         f"{len(report.losses)} rows checked: one finite loss a row, mean {float(report.losses.mean()):.4g}; nothing "
         "was changed",
@@ -198,8 +222,14 @@ def _check(chosen: argparse.Namespace) -> list[str]:
     ]
 
 
+def _report(chosen: argparse.Namespace) -> list[str]:
+    page, *pictures = write(chosen.runs, chosen.out)
+    kept = f"; figures: {', '.join(picture.name for picture in pictures)}" if pictures else ""
+    return [f"{page} ({page.stat().st_size / 1024:,.0f} kB, stands alone{kept})"]
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="puresift", description="Online data sifting for PyTorch.")
+    parser = Parser(prog="puresift", description="Online data sifting for PyTorch.", epilog=_CODES)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     replay = commands.add_parser(
         "replay",
@@ -223,12 +253,26 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--label", help=f"the column of classes (default the first of {', '.join(_LABELS)})")
     replay.add_argument("--plot", metavar="OUT.png", help="also plot; needs matplotlib")
     replay.set_defaults(run=_replay)
+    report = commands.add_parser(
+        "report",
+        help="one page and its figures out of run folders",
+        description="Read run folders (ps.Recorder or models.train writes them; a folder of run folders counts as all "
+        "of them) and write report.html, which stands alone, and the figures as PNG files: accuracy against "
+        "wall-clock, kept fraction and phi, losses seen and kept, class mix, governor, most and least kept samples; "
+        "several runs side by side. Needs matplotlib.",
+        epilog="example: puresift report runs/plain runs/sifted --out report",
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN", help="a run folder")
+    report.add_argument("--out", default="report", metavar="FOLDER", help="where to write (default: report)")
+    report.set_defaults(run=_report)
     contract = commands.add_parser(
         "check",
         help="check the contract of a score",
-        description="Import MODULE, call FACTORY() for (score, params, batch), and check the score on the batch.",
+        description="Import MODULE, call FACTORY() for (score, params, batch), and check the score on the batch. "
+        "Exit code 1 when the score breaks its contract, 2 when it cannot be checked.",
+        epilog="example: puresift check train:scoring",
     )
-    contract.add_argument("target", metavar="MODULE:FACTORY")
+    contract.add_argument("target", metavar="MODULE:FACTORY", help="a function of no arguments, importable from here")
     contract.set_defaults(run=_check)
     return parser
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
+from puresift import settings
 from puresift.types import Info, Odds
+
+Log = Callable[[dict[str, float]], object]  # where scalars go; what it returns is not looked at
 
 
 def join(infos: Sequence[Info], device: torch.device | None = None) -> Info:
@@ -28,6 +32,11 @@ def join(infos: Sequence[Info], device: torch.device | None = None) -> Info:
         torch.cat([info.mask for info in infos]),
         {name: torch.cat([info.extra[name] for info in infos]) for name in shared},
     )
+
+
+def pools(info: Info) -> int:
+    """How many pools an info joins."""
+    return len(info.extra["nonfinite"]) if "nonfinite" in info.extra else int(len(info.losses) > 0)
 
 
 def summarize(info: Info) -> dict[str, float]:
@@ -55,21 +64,72 @@ def summarize(info: Info) -> dict[str, float]:
 class Meter:
     """Sums over many infos, kept on their device: `update` never waits, `read` does, once.
 
+    With `log`, the sums go to a logger every so many updates and start afresh. It is given a dict of plain finite
+    numbers: what `summarize` returns, "pool" (pools read so far) and, under a governor, "phi" and "sifting" (the share
+    of pools sifted), each under the prefix "sift/". The four usual ones, each in a line:
+
+        Meter(wandb.init().log)                                                      # Weights & Biases
+        Meter(trackio.init(project="mine").log)                                      # Trackio
+        Meter(lambda s: mlflow.log_metrics(s, step=int(s["sift/pool"])))             # MLflow
+        Meter(lambda s: [writer.add_scalar(n, s[n], int(s["sift/pool"])) for n in s])  # TensorBoard's SummaryWriter
+
+    Args:
+        log: any callable that takes a dict of numbers.
+        every: updates between two calls of it.
+
+    Raises:
+        ValueError: `every` is no whole number >= 1, or `log` cannot be called.
+
     Example:
         >>> losses, mask = torch.tensor([1.0, 3.0]), torch.tensor([False, True])
+        >>> info = Info(losses, Odds(torch.tensor([0.25, 0.75]), torch.ones(2)), mask, {})
         >>> meter = Meter()
         >>> for _ in range(2):
-        ...     meter.update(Info(losses, Odds(torch.tensor([0.25, 0.75]), torch.ones(2)), mask, {}))
+        ...     meter.update(info)
         >>> meter.read()["seen"]
         4.0
+        >>> meter = Meter(lambda scalars: print(scalars["sift/pool"], scalars["sift/keep"]), every=2)
+        >>> for step in range(1, 5):
+        ...     meter.update(info, step)
+        2.0 0.5
+        4.0 0.5
     """
 
-    def __init__(self) -> None:
+    def __init__(self, log: Log | None = None, *, every: int = 100) -> None:
+        if log is not None and not callable(log):
+            raise ValueError(f"log must be a callable that takes a dict, such as run.log, got {type(log).__name__}")
+        self._log, self._every = log, settings.count("every", every)
+        self._step: int | Tensor = 0
+        self._fresh()
+
+    def _fresh(self) -> None:
         self._sums = torch.zeros(len(_SUMS), dtype=torch.float64)
         self._threshold = torch.tensor(torch.inf)
+        self._updates = 0
+        self._governed: list[tuple[Tensor, Tensor]] = []
 
-    def update(self, info: Info) -> None:
-        """Add one info."""
+    def update(self, info: Info, step: int | Tensor | None = None) -> None:
+        """Add one info; `step` is `state.step`, unread. Without it, pools are counted from when the meter was made."""
+        self._step = self._step + pools(info) if step is None else step
+        if self._log is not None and "phi" in info.extra and "sifting" in info.extra:
+            self._governed.append((info.extra["phi"], info.extra["sifting"]))
+        self._add(info)
+        self._updates += 1
+        if self._log is not None and self._updates == self._every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand what was summed since the last call to `log`, and start afresh."""
+        if self._log is None or not self._updates:
+            return
+        scalars = self.read() | {"pool": float(self._step)}
+        if self._governed:
+            sifting = torch.cat([sifting for _, sifting in self._governed]).float()
+            scalars |= {"phi": float(self._governed[-1][0][-1]), "sifting": float(sifting.mean())}
+        self._fresh()
+        self._log({f"sift/{name}": value for name, value in scalars.items() if math.isfinite(value)})
+
+    def _add(self, info: Info) -> None:
         device = info.losses.device
         finite = info.losses.isfinite()
         kept = info.mask & finite

@@ -14,6 +14,7 @@ PUBLIC = [
     "Meter",
     "Odds",
     "Pad",
+    "Recorder",
     "Rule",
     "Score",
     "Sifted",

@@ -140,6 +140,8 @@ X = torch.arange(12.0).reshape(4, 3)
 def good(): return lambda params, x: x.sum(1), {}, X
 def bad(): return lambda params, x: x.mean(), {}, X
 def short(): return X
+def raising(): return lambda params, x: (x @ x).sum(1), {}, X
+def broken(): return {}["model"]
 """
 
 
@@ -153,11 +155,13 @@ def test_check_imports_a_factory_and_checks_its_score(tmp_path, capsys, monkeypa
     for target, words in {
         "mine_to_check:bad": "already reduced to one number",
         "mine_to_check:short": r"must return \(score, params, batch\), got Tensor",
+        "mine_to_check:raising": "the score raised RuntimeError: mat1 and mat2",
+        "mine_to_check:broken": r"mine_to_check:broken\(\) raised KeyError: 'model'",
         "mine_to_check:none": "cannot be imported: .*no attribute 'none'",
         "no_such_module:x": "cannot be imported: No module named",
         "mine_to_check": "write MODULE:FACTORY",
     }.items():
-        assert main(["check", target]) == 2
+        assert main(["check", target]) == (1 if target in ("mine_to_check:bad", "mine_to_check:raising") else 2), target
         assert re.fullmatch(f"puresift: .*{words}.*\n", capsys.readouterr().err)
     assert sys.path == path
 
@@ -167,15 +171,58 @@ def test_usage_is_exit_code_2(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert "usage: puresift" in capsys.readouterr().err
+    assert re.fullmatch(r"puresift( replay)?: .*; puresift( replay)? --help says more\n", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["replay", "--help"], ["check", "--help"]])
-def test_help_helps(arguments, capsys):
+@pytest.mark.parametrize("command", [[], ["replay"], ["report"], ["check"]])
+def test_help_helps(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        main(arguments)
+        main([*command, "--help"])
+    out = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
-    assert "usage: puresift" in capsys.readouterr().out
+    assert f"usage: {' '.join(['puresift', *command])}" in out
+    if command:
+        assert f"example: puresift {command[0]} " in out
+    else:
+        assert "exit codes: 0 done; 1 a check found the score at fault; 2" in out
+
+
+def test_report_writes_a_page_and_its_figures(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    with ps.Recorder(tmp_path / "run") as recorder:
+        recorder.evaluate(1, seconds=1.0, accuracy=0.5)
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r".*report\.html \(\d+ kB, stands alone; figures: accuracy\.png\)\n", out) and not err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.html", "accuracy.png"}
+
+
+def test_what_cannot_be_reported_is_one_line(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "sifting.jsonl").write_text('{"kind": "run", "format": 1}\n{"kind": \n')
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer" / "sifting.jsonl").write_text('{"kind": "run", "format": 9}\n')
+    for name, words in {
+        "none": "there is no .*none; give the folder of a run",
+        "empty": r"empty is no run: there is no sifting\.jsonl in it",
+        "broken": r"sifting\.jsonl:2: not JSON .*; remove the line",
+        "newer": r"sifting\.jsonl:1: format 9, but this puresift reads format 1",
+    }.items():
+        assert main(["report", str(tmp_path / name), "--out", str(tmp_path / "out")]) == 2
+        assert re.fullmatch(f"puresift: .*{words}.*\n", capsys.readouterr().err)
+    (tmp_path / "file").write_text("")
+    ps.Recorder(tmp_path / "run")
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "file")]) == 2
+    assert re.fullmatch("puresift: .*File exists.*\n", capsys.readouterr().err)
+
+
+def test_without_matplotlib_a_report_names_the_cure(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with ps.Recorder(tmp_path / "run") as recorder:
+        recorder.evaluate(1, seconds=1.0, accuracy=0.5)
+    assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == 'puresift: a report needs matplotlib: pip install "puresift[report]"\n'
 
 
 def test_it_runs_as_a_module():

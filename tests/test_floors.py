@@ -10,8 +10,9 @@ FLOORS = {
     0: "types settings keys trees ranks histories columns chunks twins",
     1: "scores outputs tables rules cuts weighted draws buffers",
     2: "wrappers adjust groups cheap sifters memory combine tokenwise",
-    3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers distributed handout",
-    4: "cli loader",
+    3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers distributed handout "
+    "recorder images",
+    4: "cli loader report page figures drawing reading",
     5: "accelerate due lightning",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
@@ -30,6 +31,7 @@ BESIDE = {
     },
     *{("draws", "keys"), ("stream", "metrics"), ("stream", "pools")},
     ("lightning", "due"),
+    *{("recorder", "metrics"), ("recorder", "images"), ("cli", "report"), ("page", "report"), ("figures", "report")},
     *{("stream", "governor"), ("stream", "watch"), ("watch", "governor")},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")

@@ -16,6 +16,8 @@ import torch
 
 from models import data, train
 from models.options import KEEP, Options
+from puresift.recorder import FILE
+from puresift.report.reading import read
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--batch-size", "16", "--max-length", "24", "--epochs", "2", "--threads", "1", "--save-every", "4"]
@@ -57,8 +59,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def lines(folder: Path, name: str = "metrics.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def same(one: Any, other: Any, where: str = "") -> None:
     if isinstance(one, dict):
         assert one.keys() == other.keys(), where
         for key in one:
-            if "seconds" not in str(key) and key not in ("phi", "metrics_bytes", "predicted_cost"):
+            if "seconds" not in str(key) and key not in ("phi", "metrics_bytes", "bytes", "predicted_cost"):
                 same(one[key], other[key], f"{where}/{key}")
     elif isinstance(one, list | tuple):
         assert len(one) == len(other), where
@@ -146,9 +148,30 @@ def test_metrics_tell_the_course_of_an_arm(compared: Path, arm: str) -> None:
     scored = [row for row in rows if row["threshold"] is not None]
     assert bool(scored) == (arm == "sifted")
     assert all(row["threshold"] <= row["kept_median"] for row in scored)
-    histogram = summary["histogram"]
-    assert all(kept <= seen for kept, seen in zip(histogram["kept"], histogram["seen"], strict=True))
     assert checkpoint(compared / arm)["optimizer"]["param_groups"][0]["lr"] == 0
+
+
+def test_arms_record_what_a_report_needs(compared: Path) -> None:
+    runs = {run.name: run for run in read([compared])}
+    assert set(runs) == set(ARMS)
+    rows = data.load(None, seed=0).train
+    for name, run in runs.items():
+        summary = json.loads((compared / name / "summary.json").read_text())
+        assert run.evaluations[0]["pool"] == 0 and run.evaluations[-1]["accuracy"] == summary["accuracy"]
+        assert run.facts["batch_size"] == 16 and run.facts["model"] == "small"
+        if name in ("plain", "shortened"):
+            assert not run.pools and not run.samples
+            continue
+        sums = {part: sum(line[part] for line in run.pools) for part in ("seen", "kept", "scored")}
+        assert sums == {"seen": 400, "kept": summary["trained"], "scored": summary["scored"]}
+        assert {line["label"] for line in run.classes} == {"blame", "praise"}
+        assert sum(line["kept"] for line in run.classes) == summary["trained"]
+        assert len(run.samples) == 16
+        for sample in run.samples:
+            assert (sample["text"], sample["label"] == "praise") == (rows[sample["id"]][0], rows[sample["id"]][1] == 1)
+    losses = runs["sifted"].losses
+    assert losses is not None and runs["random"].losses is None
+    assert sum(losses["seen"]) == 400 and all(k <= s for k, s in zip(losses["kept"], losses["seen"], strict=True))
 
 
 def test_the_rate_rises_and_falls_to_zero() -> None:
@@ -201,6 +224,7 @@ def test_stopped_and_resumed_is_the_same_to_the_bit(
     assert train.main(command) == 0
     same(checkpoint(pieces / name), checkpoint(whole / name))
     same(lines(pieces / name), lines(whole / name))
+    same(lines(pieces / name, FILE), lines(whole / name, FILE))
     same(*(json.loads((out / name / "summary.json").read_text()) for out in (pieces, whole)))
 
 
@@ -235,6 +259,7 @@ def test_killed_after_any_checkpoint_it_goes_on_the_same(
     assert train.main(command) == 0
     same(checkpoint(killed / "sifted"), checkpoint(whole / "sifted"))
     same(lines(killed / "sifted"), lines(whole / "sifted"))
+    same(lines(killed / "sifted", FILE), lines(whole / "sifted", FILE))
 
 
 def test_a_comparison_goes_on_with_the_arm_it_was_in(

@@ -1,0 +1,107 @@
+"""How figures are drawn: matplotlib, imported when the first one is asked for, and the conventions they share."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+COLOURS = ("#1f6fb4", "#d98a1f", "#3a8f5c", "#a0478f", "#b5493b", "#4d4d4d")
+GREY = "#b8b8b8"
+SIZE = (5.0, 3.4)  # inches: small, so that letters stay legible on a narrow screen
+_STYLES = ("-", "--", ":", "-.")
+
+
+class Figure(NamedTuple):
+    """A figure and its words."""
+
+    name: str  # of its file
+    title: str
+    alt: str  # what it shows, for those who do not see it
+    figure: Any
+
+    def png(self) -> bytes:
+        """As a PNG, 150 dots an inch, under its title."""
+        for legend in self.figure.legends:  # above which there is no room
+            legend.set_title(plain(self.title, 48), prop={"size": 11})
+        if not self.figure.legends:
+            self.figure.suptitle(plain(self.title, 48), x=0.01, ha="left", fontsize=11)
+        return _saved(self.figure, format="png", dpi=150)
+
+    def svg(self) -> bytes:
+        """As an SVG without a background and a title of its own, for the page has both."""
+        for legend in self.figure.legends:
+            legend.set_title(None)
+        self.figure.suptitle("")
+        return _saved(self.figure, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+
+
+def panel(rows: int = 1, size: tuple[float, float] = SIZE) -> tuple[Any, Any]:
+    try:
+        figures = import_module("matplotlib.figure")
+    except ImportError:
+        raise ValueError('a report needs matplotlib: pip install "puresift[report]"') from None
+    figure = figures.Figure(figsize=size, layout="constrained")
+    made = figure.subplots(rows, 1, sharex=True)
+    for axes in made if rows > 1 else [made]:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        axes.set_axisbelow(True)
+    return figure, made
+
+
+def legend(figure: Any, axes: Any) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if labels:  # outside, where it covers nothing
+        figure.legend(
+            handles,
+            labels,
+            loc="outside upper left",
+            ncols=2,
+            frameon=False,
+            fontsize=9,
+            borderaxespad=0.2,
+            alignment="left",
+        )
+
+
+def look(at: int, points: Sequence[Any] = range(9)) -> dict[str, Any]:
+    marker = "." if len(points) < 4 else ""  # one point makes no line
+    return {"color": colour(at), "linestyle": _STYLES[at // len(COLOURS) % len(_STYLES)], "marker": marker}
+
+
+def colour(at: int) -> str:
+    return COLOURS[at % len(COLOURS)]
+
+
+def plain(text: str, length: int = 22) -> str:
+    """A text as it is: no mathematics, no line that matplotlib would hide for its underscore, no endless one."""
+    text = "".join(letter if letter.isprintable() else " " for letter in text).strip() or "?"
+    text = text if len(text) <= length else text[: length - 1] + "…"
+    return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
+
+
+def clock(seconds: Sequence[float]) -> tuple[float, str]:
+    longest = max(seconds, default=0.0)
+    return (3600.0, "h") if longest > 3 * 3600 else (60.0, "min") if longest > 600 else (1.0, "s")
+
+
+def logarithmic(axes: Any, which: str) -> None:
+    ticker = import_module("matplotlib.ticker")
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    low, high = sorted(getattr(axes, f"get_{which}lim")())
+    subs = (1, 2, 3, 5, 7) if high < 20 * low else (1, 3) if high < 1000 * low else (1,)
+    axis.set_major_locator(ticker.LogLocator(subs=subs))  # losses often span less than a decade
+    axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _saved(figure: Any, **how: Any) -> bytes:
+    matplotlib, file = import_module("matplotlib"), io.BytesIO()
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "puresift", "svg.fonttype": "path"}):
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script it does not know
+        figure.savefig(file, **how)
+    return file.getvalue()

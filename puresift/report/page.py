@@ -1,0 +1,240 @@
+"""Runs and figures to one page of HTML that needs nothing beside it. Every text of a run is escaped here."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+
+from puresift.report import figures
+from puresift.report.drawing import Figure
+from puresift.report.reading import Line, Run
+
+Drawn = dict[str, list[Figure | None]]  # by section; a place a run, or one for all runs
+_LONGEST = 400  # letters of a sample
+
+_CSS = """
+:root { color-scheme: light dark; --ink: #1d1f21; --soft: #5c6166; --line: #d9dcdf; --paper: #fdfdfc; --wash: #f3f4f3 }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e6e8; --soft: #a2a8ae; --line: #3a3f44; --paper: #16181a; --wash: #202326 }
+  .figure img { filter: invert(1) hue-rotate(180deg) }
+}
+* { box-sizing: border-box }
+body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, sans-serif }
+main { max-width: 72rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem }
+h1, h2, h3, h4 { line-height: 1.25; font-weight: 600; overflow-wrap: anywhere }
+h1 { font-size: 1.75rem; margin: 0 0 .25rem }
+h2 { font-size: 1.2rem; margin: 3rem 0 .75rem; padding-top: .75rem; border-top: 1px solid var(--line) }
+h3 { font-size: 1rem; margin: 1.5rem 0 .5rem }
+h4 { font-size: .9rem; margin: .5rem 0 0; color: var(--soft) }
+p { margin: .5rem 0; max-width: 44rem }
+.soft, .none, th, .facts { color: var(--soft) }
+figcaption { font-weight: 500; margin-bottom: .35rem; overflow-wrap: anywhere }
+.none { font-style: italic }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem 2rem }
+.figure { margin: 0; max-width: 34rem; min-width: 0 }
+.figure img { display: block; width: 100%; height: auto }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th, td { text-align: right; padding: .4rem .6rem; border-bottom: 1px solid var(--line); overflow-wrap: anywhere }
+th { font-weight: 500; font-size: .875rem; vertical-align: bottom }
+th:first-child, td:first-child { text-align: left; padding-left: 0 }
+.facts { font-size: .875rem; overflow-wrap: anywhere }
+ol.samples { list-style: none; margin: 0; padding: 0 }
+.samples li { display: flex; gap: 1rem; padding: .6rem 0; border-bottom: 1px solid var(--line) }
+.samples li > div { flex: 1; min-width: 0 }
+.samples img { flex: none; align-self: start; max-width: 45%; min-width: 4rem; height: auto }
+.samples img { image-rendering: pixelated }
+.samples .text { margin: 0 0 .15rem; white-space: pre-wrap; overflow-wrap: anywhere; unicode-bidi: plaintext }
+.samples .numbers { margin: .15rem 0 0; color: var(--soft); font-size: .85rem; font-variant-numeric: tabular-nums }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1.25rem; margin: .5rem 0; max-width: 44rem }
+dt { color: var(--soft) } dd { margin: 0 }
+@media (max-width: 44rem) {
+  main { padding: 1.5rem 1rem 3rem }
+  table.runs, .runs tbody, .runs tr, .runs td { display: block }
+  .runs thead { display: none }
+  .runs tr { padding: .6rem 0; border-bottom: 1px solid var(--line) }
+  .runs td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem 0 }
+  .runs td::before { content: attr(data-name); color: var(--soft) }
+  .runs td:first-child { font-weight: 600 } .runs td:first-child::before { content: none }
+}
+@media print { h2 { break-after: avoid } .figure, .samples li { break-inside: avoid } }
+"""
+_WHY = {
+    "losses": "where nothing was scored",
+    "threshold": "where nothing was scored",
+    "classes": "where the sifter declared no column &quot;label&quot;",
+}
+_WORDS = {
+    "kept": "Seen and chosen to train on; in per cent of the samples seen.",
+    "phi": "Time to score a sample over time to train on one.",
+    "cost": "The time a sample seen costs, in samples trained on: phi times the share scored, plus the share kept. "
+    "Sifting saves time while this is below 1; the run to beat is plain training with its schedule shortened to the "
+    "same cost.",
+}
+
+
+def page(runs: list[Run], drawn: Drawn) -> str:
+    """The whole page."""
+    names = ", ".join(f"<bdi>{text(run.name)}</bdi>" for run in runs)
+    body = [
+        "<h1>What sifting did</h1>",
+        f'<p class="soft">{"Run" if len(runs) == 1 else f"{len(runs)} runs"}: {names}</p>',
+        _section("Runs", _table(runs) + _facts(runs)),
+        _section("Over time", _shared(drawn)),
+        _section("Losses", _each(runs, drawn, {"losses": "losses", "threshold": "what it takes to be kept"})),
+        _section("Class mix", _each(runs, drawn, {"classes": "class mix"})),
+        _section("Most and least kept samples", "".join(_samples(run) for run in runs)),
+        _section("Words", "<dl>" + "".join(f"<dt>{a}</dt><dd>{b}</dd>" for a, b in _WORDS.items()) + "</dl>"),
+    ]
+    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>What sifting did: {text(', '.join(run.name for run in runs))}</title>\n<style>{_CSS}</style>\n"
+        "</head>\n<body>\n<main>\n" + "\n".join(body) + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def text(value: object, longest: int = _LONGEST) -> str:
+    """As text and nothing else: escaped, cut, without control characters."""
+    letters = str(value)
+    letters = letters if len(letters) <= longest else letters[: longest - 1] + "…"
+    return escape("".join(c if c in "\n\t" or (ord(c) >= 32 and not 127 <= ord(c) < 160) else "�" for c in letters))
+
+
+def number(value: float | None, digits: int = 0, unit: str = "") -> str:
+    """With thousands apart; a dash where it is not known."""
+    return "-" if value is None or value != value else f"{value:,.{digits}f}{unit}"
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section>\n<h2>{title}</h2>\n{content}\n</section>"
+
+
+def _table(runs: list[Run]) -> str:
+    metric = figures.metric(runs)
+    heads = ["run", metric or "accuracy", "training time", "pools", "seen", "kept", "kept share", "phi", "cost"]
+    rows = "".join(
+        "<tr>"
+        + "".join(
+            f'<td data-name="{text(head)}"><span><bdi>{text(cell)}</bdi></span></td>'
+            for head, cell in zip(heads, _row(run, metric), strict=True)
+        )
+        + "</tr>\n"
+        for run in runs
+    )
+    head = "".join(f'<th scope="col">{text(head)}</th>' for head in heads)
+    return f'<table class="runs">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n'
+
+
+def _row(run: Run, metric: str | None) -> list[str]:
+    lines = run.pools + run.evaluations
+    value = next(
+        (told[str(metric)] for line in run.evaluations[::-1] if metric in (told := figures.measured(line))), None
+    )
+    share = metric == "accuracy" and value is not None and 0 <= value <= 1
+    seen, kept = (sum(line.get(name) or 0 for line in run.pools) for name in ("seen", "kept"))
+    phi = next((line["phi"] for line in reversed(run.pools) if line.get("phi") is not None), None)
+    k = kept / seen if seen else None
+    scored = sum(
+        line["seen"] if line.get("scored") is None else line["scored"] for line in run.pools if line.get("seen")
+    )
+    seconds = max((line["seconds"] for line in lines), default=None)
+    return [
+        run.name,
+        number(100 * value, 2, " %") if share and value is not None else number(value, 4),
+        number(seconds, 1 if seconds is not None and seconds < 1000 else 0, " s"),
+        number(max((line["pool"] for line in lines), default=None)),
+        number(seen or None),
+        number(kept if seen else None),
+        number(None if k is None else 100 * k, 1, " %"),
+        number(phi, 3),
+        number(None if k is None or phi is None else phi * scored / seen + k, 2),
+    ]
+
+
+def _facts(runs: list[Run]) -> str:
+    """What the runs share, once; what they do not, for each."""
+    shared = {k: v for k, v in runs[0].facts.items() if all(run.facts.get(k, ...) == v for run in runs)}
+    lines = [("All runs" if len(runs) > 1 else "Settings", shared)]
+    lines += [(run.name, {k: v for k, v in run.facts.items() if k not in shared}) for run in runs]
+    return "".join(
+        f'<p class="facts"><bdi>{text(name)}</bdi>: '
+        + ", ".join(f"{text(key)} <bdi>{text(value, 80)}</bdi>" for key, value in facts.items())
+        + "</p>\n"
+        for name, facts in lines
+        if facts
+    )
+
+
+def _shared(drawn: Drawn) -> str:
+    """The figures of all runs together, and a line for each that there is not."""
+    missing = {
+        "evaluations": "accuracy over time; no run recorded an evaluation",
+        "kept": "kept fraction and phi; no run recorded pools that it sifted",
+        "governor": "decisions of the governor; no run had one",
+    }
+    known = [(figure, figure.title) for name in missing for figure in drawn[name] if figure is not None]
+    lines = [f"Left out: {words}." for name, words in missing.items() if drawn[name] == [None]]
+    return _grid(known) + "".join(f'<p class="none">{text(line)}</p>\n' for line in lines)
+
+
+def _each(runs: list[Run], drawn: Drawn, names: dict[str, str]) -> str:
+    """The figures of one run after another, and a line for those that there are not."""
+    known = [
+        (figure, figure.title)
+        for made in zip(*(drawn[name] for name in names), strict=True)
+        for figure in made
+        if figure
+    ]
+    lines = ""
+    for name, words in names.items():
+        lacking = ", ".join(run.name for run, figure in zip(runs, drawn[name], strict=True) if figure is None)
+        lines += (
+            f'<p class="none">Left out: {words} of <bdi>{text(lacking)}</bdi>, {_WHY[name]}.</p>\n' if lacking else ""
+        )
+    return _grid(known) + lines
+
+
+def _grid(known: list[tuple[Figure, str]]) -> str:
+    parts = "".join(
+        f'<figure class="figure"><figcaption><bdi>{text(title)}</bdi></figcaption>{_image(figure)}</figure>\n'
+        for figure, title in known
+    )
+    return f'<div class="grid">\n{parts}</div>\n' if known else ""
+
+
+def _image(figure: Figure) -> str:
+    data = base64.b64encode(figure.svg()).decode()
+    return f'<img alt="{text(figure.alt, 2000)}" src="data:image/svg+xml;base64,{data}">'
+
+
+def _samples(run: Run) -> str:
+    title = f"<h3><bdi>{text(run.name)}</bdi></h3>\n"
+    if not run.samples:
+        return (
+            title
+            + '<p class="none">Left out: samples, for which the sifter has to declare a column &quot;id&quot;.</p>\n'
+        )
+    lists, order = "", {"most": ", hardest first", "least": ", easiest first"}
+    scored = any(sample.get("loss") is not None for sample in run.samples)
+    for rank, words in (("most", "Most kept"), ("least", "Least kept")):
+        items = "".join(_sample(sample, run) for sample in run.samples if sample["rank"] == rank)
+        if items:
+            lists += f'<div><h4>{words}{order[rank] * scored}</h4>\n<ol class="samples">\n{items}</ol></div>\n'
+    bare = not any(sample.get("text") or sample.get("image") for sample in run.samples)
+    line = '<p class="none">Text and images left out: the recorder was given no sample=.</p>\n' if bare else ""
+    return f'{title}{line}<div class="grid">\n{lists}</div>\n'
+
+
+def _sample(sample: Line, run: Run) -> str:
+    label = f", label <bdi>{text(sample['label'], 60)}</bdi>" if sample.get("label") else ""
+    loss = f", mean loss {sample['loss']:.3g} {text(run.unit, 30)}".rstrip() if sample.get("loss") is not None else ""
+    image = ""
+    if sample.get("image"):  # read as a data URI of a PNG or JPEG, else left out
+        image = f'<img alt="sample {text(sample["id"], 60)}" src="{text(sample["image"], 10**9)}">'
+    words = f'<p class="text" dir="auto">{text(sample["text"])}</p>' if sample.get("text") else ""
+    return (
+        f'<li>{image}<div>{words}<p class="numbers">id <bdi>{text(sample["id"], 60)}</bdi>{label}, kept '
+        f"{number(sample['kept'])} of {number(sample['seen'])} times{loss}</p></div></li>\n"
+    )
