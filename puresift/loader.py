@@ -113,11 +113,11 @@ class SiftingDataLoader(Iterable[Any]):
             self._leave(epoch)
         set_epoch(self.loader, epoch)
 
-    def observe(self, losses: Losses) -> None:
-        """Feed the training losses of the batch last yielded, Float[batch_size], to a score that remembers."""
+    def observe(self, losses: Losses, batch: Batch = None) -> None:
+        """Feed training losses, Float[B], to a score that remembers: those of the batch last yielded, or of `batch`."""
         if self._stream is None:
             raise ValueError("observe takes the losses of the batch last yielded, but none was yielded yet")
-        self._stream.observe(losses)
+        self._stream.observe(losses, batch)
 
     def flush(self) -> list[Any]:
         """All rows that are left, as batches of at most `batch_size`; a pass under way ends with it.
@@ -280,5 +280,7 @@ def _batch_size(loader: Any) -> int | None:
 
 def _stateful(loader: Any) -> Any:
     """The part of a loader that tells and takes its own position: itself, or the dataset it reads in this process."""
+    if hasattr(loader, "base_dataloader"):  # accelerate's reads one batch ahead of its dataset, and may know no position
+        return loader if hasattr(loader.base_dataloader, "state_dict") else None
     parts = [loader] if getattr(loader, "num_workers", 0) else [loader, getattr(loader, "dataset", None)]
     return next((part for part in parts if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")), None)
