@@ -1,5 +1,6 @@
 """Online data sifting for PyTorch, as pure functions: score, select, draw, refill."""
 
+from puresift import integrations
 from puresift import keys
 from puresift.adjust import drop_top
 from puresift.adjust import floor
@@ -125,6 +126,7 @@ __all__ = [
     "importance",
     "infobatch",
     "interrupt",
+    "integrations",
     "key",
     "keys",
     "live",

@@ -35,6 +35,7 @@ PUBLIC = [
     "fitting",
     "full",
     "governor",
+    "integrations",
     "key",
     "keys",
     "live",

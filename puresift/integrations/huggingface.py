@@ -1,0 +1,396 @@
+"""The Hugging Face Trainer, sifting: on a trainer that exists, or as a class of its own."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from puresift import cheap, keys, scores, sifters
+from puresift.governor import Governor
+from puresift.loader import SiftingDataLoader
+from puresift.metrics import Meter
+from puresift.pools import size
+from puresift.stream import live
+from puresift.twins import per_row
+from puresift.types import Batch, Losses, Rule, Score, ScoreFn
+
+try:
+    import transformers
+except ImportError as error:
+    raise ImportError("this door needs transformers: pip install 'puresift[huggingface]'") from error
+if int(transformers.__version__.split(".")[0]) < 5:
+    raise ImportError(
+        f"this door needs transformers >= 5, and {transformers.__version__} is installed: "
+        "pip install 'puresift[huggingface]'"
+    )
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+Loss = Callable[[Any, Batch], Losses]  # loss(model, batch) -> Float[B]
+WEIGHTS = "sift_weights"  # the entry by which weights travel from the loader to the loss
+
+
+class _Settings(NamedTuple):
+    rule: Rule
+    loss: Loss
+    score: ScoreFn | Score | None
+    batch_size: int | None
+    governor: Governor | None
+    others: dict[str, Any]
+
+
+def sift(
+    trainer: Trainer,
+    rule: Rule,
+    *,
+    loss: Loss | None = None,
+    score: ScoreFn | Score | None = None,
+    batch_size: int | None = None,
+    governor: Governor | None = None,
+    **settings: Any,
+) -> Trainer:
+    """Let a Trainer train on what a rule keeps of its candidates.
+
+    The trainer's own loader gives the pools, which are scored with the newest weights. The training loss becomes
+    `(weights * loss(model, batch)).mean()`; evaluation is as before. `num_train_epochs` does not count, for how many
+    batches a pass over the candidates gives is not known ahead: passes follow one another until `max_steps`, and the
+    state's `epoch` counts them. Checkpoints hold the sifter's state, and `resume_from_checkpoint` goes on from it, to
+    the bit; `args.ignore_data_skip` is set for that. Logs gain what `ps.summarize` gives, as "sift/keep" and so on.
+
+    The draw's key and the order of the candidates follow from `args.seed`.
+
+    Args:
+        trainer: any Trainer that has not begun to train. It is changed in place: its class gains a base class.
+        rule: losses to odds.
+        loss: `loss(model, batch)`, Float[B], one number a row; by default the cross entropy of a sequence classifier,
+            out of the batch's "labels" and the model's logits.
+        score: `score(params, batch)`, or a `ps.Score` that remembers, to which training losses are fed back; by default
+            `ps.batched(trainer.model, loss)`, in the precision that the arguments name (bf16, fp16).
+        batch_size: rows in a batch; by default as many as in a pool, the per-device train batch size.
+        governor: `ps.governor()`, as in `ps.sift`; it measures anew in each pass.
+        settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite.
+
+    Returns:
+        The trainer.
+
+    Raises:
+        ValueError: the trainer cannot be sifted as it is (the message names the cure), or a setting is out of range; at
+            the first batch, when the loss is not one number a row or a column is missing.
+        TypeError: there is no such setting.
+
+    Example:
+        >>> import tempfile, puresift as ps
+        >>> config = transformers.BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)
+        >>> rows = [{"input_ids": [row % 9, 1], "labels": row % 2} for row in range(16)]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     args = transformers.TrainingArguments(folder, max_steps=2, report_to=[], disable_tqdm=True, use_cpu=True)
+        ...     trainer = Trainer(transformers.BertForSequenceClassification(config), args, train_dataset=rows)
+        ...     metrics = sift(trainer, ps.top(keep=0.5)).train().metrics
+        {...}
+        >>> metrics["sift/seen"], metrics["sift/keep"]
+        (32.0, 0.5)
+    """
+    if isinstance(trainer, _Sifting):
+        raise ValueError("this trainer is sifted already; make a new Trainer to sift it in another way")
+    if loss is None and type(trainer).compute_loss is not Trainer.compute_loss:
+        raise ValueError(
+            f"{type(trainer).__name__} overrides compute_loss, which gives one number a batch, and sifting needs one "
+            "a row; pass it as loss(model, batch) -> Float[B]"
+        )
+    if replaced := sorted({"compute_loss", "get_train_dataloader", "train", "log"} & vars(trainer).keys()):
+        raise ValueError(f"{', '.join(replaced)} was set on this very trainer; define it in a subclass of Trainer instead")
+    prepared = _prepared(trainer, rule, loss, score, batch_size, governor, settings)
+    trainer.__class__ = type(f"Sifting{type(trainer).__name__}", (_Sifting, type(trainer)), {})
+    _install(trainer, prepared)
+    return trainer
+
+
+class Passes(Iterable[Batch]):
+    """What the Trainer iterates over: one sifted pass after another, as long as it asks. It has no length."""
+
+    def __init__(self, loader: SiftingDataLoader, trainer: Trainer):
+        self.loader, self._trainer = loader, trainer
+        self.length = size(loader.loader)  # pools in a pass
+        self.pools = 0  # read so far
+        self.window, self.whole = Meter(), Meter()  # since the last log, and since training began
+
+    def load(self, folder: str) -> None:
+        """Go on from a checkpoint."""
+        path = os.path.join(folder, _file(self._trainer.args))
+        if not os.path.isfile(path):
+            raise ValueError(
+                f"{folder} has no {os.path.basename(path)}: it was saved without sifting, or by another number of "
+                f"processes; to start sifting from its weights, load them with from_pretrained({folder!r}) and do not "
+                "pass resume_from_checkpoint"
+            )
+        self.loader.load_state_dict(torch.load(path, weights_only=True))
+        self.pools = int(self.loader.state.step)
+
+    def __iter__(self) -> Iterator[Batch]:
+        held: int | None = None
+        while self._trainer.state.global_step < self._trainer.args.max_steps:
+            batches, barren = iter(self.loader), True
+            while (batch := self._next(batches)) is not None:
+                barren = False
+                self._count()
+                yield batch
+            self._count()  # pools behind the last batch
+            before, held = held, int(self.loader.state.buffer.fill[0])
+            if barren and held == before:
+                raise ValueError(
+                    "the rule kept nothing of a whole pass over the candidates, so training would never end; "
+                    "lower its threshold, or give it a floor: ps.floor(rule, least=0.1)"
+                )
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        try:
+            return next(batches, None)
+        except KeyError as error:
+            if not self._trainer.args.remove_unused_columns:
+                raise
+            raise ValueError(
+                f"there is no {error} in the batch: the Trainer removes entries that the model's forward does not take "
+                "before they can be sifted by; pass remove_unused_columns=False to TrainingArguments"
+            ) from error
+
+    def _count(self) -> None:
+        info = self.loader.info
+        assert info is not None
+        self.pools += len(info.extra.get("nonfinite", ()))  # one entry a pool
+        self.window.update(info)
+        self.whole.update(info)
+
+
+class _Sifting:
+    """What a sifting trainer does otherwise; stands before the Trainer among its bases."""
+
+    _sifting: _Settings
+    _resume: str | None = None
+
+    def get_train_dataloader(self: Any) -> Any:
+        """Passes over the trainer's own loader, sifted outside of whatever reads ahead."""
+        settings, args = self._sifting, self.args
+        with torch.random.fork_rng(devices=[]):  # accelerate's shuffle takes the global seed of this moment
+            torch.default_generator.manual_seed(args.seed)
+            inner = super().get_train_dataloader()
+        if isinstance(inner, Passes | SiftingDataLoader):
+            raise ValueError("get_train_dataloader() gives a sifted loader already; let it give the plain one")
+        loader = SiftingDataLoader(
+            inner,
+            settings.score or _score(self, settings.loss),
+            settings.rule,
+            params=lambda: live(self.model)(),  # the Trainer may put another model in the place of this one
+            batch_size=settings.batch_size or self._train_batch_size,
+            key=_key(args),
+            weights=WEIGHTS,
+            governor=settings.governor,
+            **settings.others,
+        )
+        passes = Passes(loader, self)
+        if self._resume is not None:
+            passes.load(self._resume)
+        return passes
+
+    def compute_loss(
+        self: Any, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The weighted mean of per-sample losses for sifted batches; all others as the Trainer does."""
+        if WEIGHTS not in inputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        batch = {name: leaf for name, leaf in inputs.items() if name != WEIGHTS}
+        weights = inputs[WEIGHTS]
+        losses = per_row(self._sifting.loss(model, batch), len(weights))
+        score = self._sifting.score
+        if isinstance(score, Score) and score.observe is not None:
+            self.callback_handler.train_dataloader.loader.observe(losses.detach(), batch)
+        return (weights * losses).mean()
+
+    def train(self: Any, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's, with the sifter's state restored."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
+        self._resume = None if isinstance(resume_from_checkpoint, bool) else resume_from_checkpoint
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self._resume = None
+
+    def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As the Trainer's, with what was seen and kept."""
+        passes = self.callback_handler.train_dataloader
+        if isinstance(passes, Passes) and ("loss" in logs or "train_loss" in logs):
+            meter, passes.window = (passes.window, Meter()) if "loss" in logs else (passes.whole, Meter())
+            logs |= {f"sift/{name}": value for name, value in meter.read().items() if math.isfinite(value)}
+        super().log(logs, *args, **kwargs)
+
+
+class SiftingTrainer(_Sifting, Trainer):
+    """A Trainer that sifts: `sift` as a class. Further arguments are the Trainer's own.
+
+    Args:
+        args: as the Trainer's.
+        rule: this and `loss`, `score`, `batch_size`, `governor` and the settings of `ps.sifter` are as in `sift`.
+
+    Raises:
+        ValueError: as `sift`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        rule: Rule,
+        loss: Loss | None = None,
+        score: ScoreFn | Score | None = None,
+        batch_size: int | None = None,
+        governor: Governor | None = None,
+        **kwargs: Any,
+    ):
+        names = kwargs.keys() - inspect.signature(Trainer.__init__).parameters.keys()
+        settings = {name: kwargs.pop(name) for name in names}
+        super().__init__(*args, **kwargs)
+        if type(self).compute_loss is not SiftingTrainer.compute_loss:
+            raise ValueError(
+                f"{type(self).__name__} overrides compute_loss, past which the weights would not reach the loss; "
+                "pass loss(model, batch) -> Float[B] instead"
+            )
+        _install(self, _prepared(self, rule, loss, score, batch_size, governor, settings))
+
+
+class _Keeper(TrainerCallback):
+    """Saves the sifter's state with each checkpoint, and counts epochs by the candidates read."""
+
+    _epoch = 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._epoch = _epoch(kwargs["train_dataloader"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        passes = kwargs["train_dataloader"]
+        # For the Trainer all passes are one epoch, which never ends.
+        state.epoch = passes.pools / passes.length if passes.length else state.global_step / state.max_steps
+        if _epoch(passes) > self._epoch:
+            self._epoch = _epoch(passes)
+            control.should_log |= args.logging_strategy == "epoch"
+            control.should_evaluate |= args.eval_strategy == "epoch" and args.eval_delay <= state.epoch
+            control.should_save |= args.save_strategy == "epoch"
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_hyper_param_search:  # their folders are the search's own, and no trial is resumed
+            return
+        folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+        os.makedirs(folder, exist_ok=True)
+        torch.save(kwargs["train_dataloader"].loader.state_dict(), os.path.join(folder, _file(args)))
+
+
+def _prepared(
+    trainer: Any,
+    rule: Rule,
+    loss: Loss | None,
+    score: ScoreFn | Score | None,
+    batch_size: int | None,
+    governor: Governor | None,
+    settings: Mapping[str, Any],
+) -> _Settings:
+    """The settings, if this trainer can be sifted with them."""
+    args, rows = trainer.args, batch_size or trainer._train_batch_size
+    sifters.sifter(score or (lambda params, batch: batch), rule, batch_size=rows, **settings)  # checks them
+    if trainer.compute_loss_func is not None:
+        raise ValueError(
+            "compute_loss_func gives one number a batch, and sifting needs one a row; pass loss(model, batch) -> "
+            "Float[B] in its place"
+        )
+    if loss is not None and args.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor does not reach a loss of your own; smooth the labels in it instead")
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ValueError("FSDP and DeepSpeed shard the parameters that scores need; use one device, or DDP")
+    by_length = getattr(args, "train_sampling_strategy", None) == "group_by_length"
+    if by_length or not args.accelerator_config.use_seedable_sampler:
+        what = "train_sampling_strategy='group_by_length'" if by_length else "use_seedable_sampler=False"
+        raise ValueError(
+            f"{what} shuffles by the global generator, so that a resumed run would read other candidates; leave it "
+            "out, and pass bucket= for batches of like length"
+        )
+    if args.max_steps <= 0:
+        raise ValueError(
+            "max_steps must be set, for how many batches a sifted pass gives is not known ahead"
+            + _suggestion(trainer, rule, rows)
+        )
+    return _Settings(rule, loss or _cross_entropy(trainer), score, batch_size, governor, dict(settings))
+
+
+def _install(trainer: Any, settings: _Settings) -> None:
+    trainer._sifting = settings
+    trainer.args.ignore_data_skip = True  # a place among sifted batches is not one among the candidates
+    # Our loss is a mean over one micro-batch, so the Trainer has to divide it; of two names, it knows at least one.
+    trainer.loss_is_scaled_for_ga = trainer.model_accepts_loss_kwargs = False
+    trainer.add_callback(_Keeper)
+
+
+def _suggestion(trainer: Any, rule: Rule, rows: int) -> str:
+    args = trainer.args
+    candidates = args.num_train_epochs * (size(trainer.train_dataset) or 0)
+    try:
+        keep = float(rule.select(rule.init(), torch.arange(float(rows)))[1].probs.mean())
+    except ValueError:  # it needs columns
+        keep = 1.0
+    steps = math.ceil(candidates * keep / (rows * args.gradient_accumulation_steps * args.world_size))
+    return (
+        f"; num_train_epochs={args.num_train_epochs:g} of these candidates, of which the rule starts by keeping "
+        f"{keep:.0%}, make about {steps} steps: pass TrainingArguments(max_steps={steps})"
+        if steps
+        else "; pass TrainingArguments(max_steps=...)"
+    )
+
+
+def _score(trainer: Any, loss: Loss) -> ScoreFn:
+    score, args = scores.batched(trainer.model, loss), trainer.args
+    if args.bf16 or args.fp16:
+        return cheap.autocast(score, torch.bfloat16 if args.bf16 else torch.float16)
+    return score
+
+
+def _cross_entropy(trainer: Any) -> Loss:
+    """The default: the cross entropy of logits [B, C] and labels Int[B]."""
+    trainer._set_signature_columns_if_needed()
+    accepted = set(trainer._signature_columns) - {"labels"}
+
+    def loss(model: Any, batch: Batch) -> Losses:
+        outputs = model(**{name: leaf for name, leaf in batch.items() if name in accepted})
+        logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+        labels = batch.get("labels")
+        if not (
+            isinstance(logits, Tensor)
+            and isinstance(labels, Tensor)
+            and logits.shape[:-1] == labels.shape == (len(labels),)
+            and logits.shape[-1] > 1
+            and not labels.is_floating_point()
+        ):
+            found = {"logits": logits, "labels": labels}
+            shapes = {name: list(leaf.shape) if isinstance(leaf, Tensor) else None for name, leaf in found.items()}
+            raise ValueError(
+                f"the default loss is that of a classifier, with logits [B, C] and whole labels [B], and found {shapes}"
+                "; pass loss(model, batch) -> Float[B]"
+            )
+        smoothing = trainer.args.label_smoothing_factor
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+
+    return loss
+
+
+def _key(args: Any) -> Tensor:
+    key = keys.key(args.seed)
+    return keys.fold_in(key, args.process_index) if args.world_size > 1 else key
+
+
+def _file(args: Any) -> str:
+    return f"sifting-{args.process_index}-of-{args.world_size}.pt"
+
+
+def _epoch(passes: Passes) -> int:
+    return passes.pools // passes.length if passes.length else 0
