@@ -280,7 +280,7 @@ def _batch_size(loader: Any) -> int | None:
 
 def _stateful(loader: Any) -> Any:
     """The part of a loader that tells and takes its own position: itself, or the dataset it reads in this process."""
-    if hasattr(loader, "base_dataloader"):  # accelerate's reads one batch ahead of its dataset, and may know no position
+    if hasattr(loader, "base_dataloader"):  # accelerate's: it reads one batch ahead of its dataset
         return loader if hasattr(loader.base_dataloader, "state_dict") else None
     parts = [loader] if getattr(loader, "num_workers", 0) else [loader, getattr(loader, "dataset", None)]
     return next((part for part in parts if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")), None)

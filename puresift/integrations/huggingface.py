@@ -5,20 +5,21 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from puresift import cheap, keys, scores, sifters
+from puresift import cheap, keys, scores
 from puresift.governor import Governor
+from puresift.integrations.huggingface_settings import Loss, Settings, prepared
 from puresift.loader import SiftingDataLoader
 from puresift.metrics import Meter
 from puresift.pools import size
 from puresift.stream import live
 from puresift.twins import per_row
-from puresift.types import Batch, Losses, Rule, Score, ScoreFn
+from puresift.types import Batch, Rule, Score, ScoreFn
 
 try:
     import transformers
@@ -32,17 +33,7 @@ if int(transformers.__version__.split(".")[0]) < 5:
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-Loss = Callable[[Any, Batch], Losses]  # loss(model, batch) -> Float[B]
 WEIGHTS = "sift_weights"  # the entry by which weights travel from the loader to the loss
-
-
-class _Settings(NamedTuple):
-    rule: Rule
-    loss: Loss
-    score: ScoreFn | Score | None
-    batch_size: int | None
-    governor: Governor | None
-    others: dict[str, Any]
 
 
 def sift(
@@ -89,7 +80,7 @@ def sift(
         >>> config = transformers.BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)
         >>> rows = [{"input_ids": [row % 9, 1], "labels": row % 2} for row in range(16)]
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     args = transformers.TrainingArguments(folder, max_steps=2, report_to=[], disable_tqdm=True, use_cpu=True)
+        ...     args = transformers.TrainingArguments(folder, max_steps=2, report_to=[], use_cpu=True)
         ...     trainer = Trainer(transformers.BertForSequenceClassification(config), args, train_dataset=rows)
         ...     metrics = sift(trainer, ps.top(keep=0.5)).train().metrics
         {...}
@@ -104,10 +95,10 @@ def sift(
             "a row; pass it as loss(model, batch) -> Float[B]"
         )
     if replaced := sorted({"compute_loss", "get_train_dataloader", "train", "log"} & vars(trainer).keys()):
-        raise ValueError(f"{', '.join(replaced)} was set on this very trainer; define it in a subclass of Trainer instead")
-    prepared = _prepared(trainer, rule, loss, score, batch_size, governor, settings)
+        raise ValueError(f"{', '.join(replaced)} was set on the trainer itself; define it in a subclass of Trainer")
+    ready = prepared(trainer, rule, loss, score, batch_size, governor, settings)
     trainer.__class__ = type(f"Sifting{type(trainer).__name__}", (_Sifting, type(trainer)), {})
-    _install(trainer, prepared)
+    _install(trainer, ready)
     return trainer
 
 
@@ -167,10 +158,10 @@ class Passes(Iterable[Batch]):
         self.whole.update(info)
 
 
-class _Sifting:
-    """What a sifting trainer does otherwise; stands before the Trainer among its bases."""
+class _Sifting(Trainer):
+    """What a sifting trainer does otherwise; stands before any other Trainer among its bases."""
 
-    _sifting: _Settings
+    _sifting: Settings
     _resume: str | None = None
 
     def get_train_dataloader(self: Any) -> Any:
@@ -186,7 +177,7 @@ class _Sifting:
             settings.score or _score(self, settings.loss),
             settings.rule,
             params=lambda: live(self.model)(),  # the Trainer may put another model in the place of this one
-            batch_size=settings.batch_size or self._train_batch_size,
+            batch_size=self._train_batch_size if settings.batch_size is None else settings.batch_size,
             key=_key(args),
             weights=WEIGHTS,
             governor=settings.governor,
@@ -230,7 +221,7 @@ class _Sifting:
         super().log(logs, *args, **kwargs)
 
 
-class SiftingTrainer(_Sifting, Trainer):
+class SiftingTrainer(_Sifting):
     """A Trainer that sifts: `sift` as a class. Further arguments are the Trainer's own.
 
     Args:
@@ -259,7 +250,7 @@ class SiftingTrainer(_Sifting, Trainer):
                 f"{type(self).__name__} overrides compute_loss, past which the weights would not reach the loss; "
                 "pass loss(model, batch) -> Float[B] instead"
             )
-        _install(self, _prepared(self, rule, loss, score, batch_size, governor, settings))
+        _install(self, prepared(self, rule, loss, score, batch_size, governor, settings))
 
 
 class _Keeper(TrainerCallback):
@@ -274,7 +265,7 @@ class _Keeper(TrainerCallback):
         passes = kwargs["train_dataloader"]
         # For the Trainer all passes are one epoch, which never ends.
         state.epoch = passes.pools / passes.length if passes.length else state.global_step / state.max_steps
-        if _epoch(passes) > self._epoch:
+        if _epoch(passes) > self._epoch and state.global_step < state.max_steps:  # the last is the Trainer's own
             self._epoch = _epoch(passes)
             control.should_log |= args.logging_strategy == "epoch"
             control.should_evaluate |= args.eval_strategy == "epoch" and args.eval_delay <= state.epoch
@@ -288,43 +279,7 @@ class _Keeper(TrainerCallback):
         torch.save(kwargs["train_dataloader"].loader.state_dict(), os.path.join(folder, _file(args)))
 
 
-def _prepared(
-    trainer: Any,
-    rule: Rule,
-    loss: Loss | None,
-    score: ScoreFn | Score | None,
-    batch_size: int | None,
-    governor: Governor | None,
-    settings: Mapping[str, Any],
-) -> _Settings:
-    """The settings, if this trainer can be sifted with them."""
-    args, rows = trainer.args, batch_size or trainer._train_batch_size
-    sifters.sifter(score or (lambda params, batch: batch), rule, batch_size=rows, **settings)  # checks them
-    if trainer.compute_loss_func is not None:
-        raise ValueError(
-            "compute_loss_func gives one number a batch, and sifting needs one a row; pass loss(model, batch) -> "
-            "Float[B] in its place"
-        )
-    if loss is not None and args.label_smoothing_factor:
-        raise ValueError("label_smoothing_factor does not reach a loss of your own; smooth the labels in it instead")
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise ValueError("FSDP and DeepSpeed shard the parameters that scores need; use one device, or DDP")
-    by_length = getattr(args, "train_sampling_strategy", None) == "group_by_length"
-    if by_length or not args.accelerator_config.use_seedable_sampler:
-        what = "train_sampling_strategy='group_by_length'" if by_length else "use_seedable_sampler=False"
-        raise ValueError(
-            f"{what} shuffles by the global generator, so that a resumed run would read other candidates; leave it "
-            "out, and pass bucket= for batches of like length"
-        )
-    if args.max_steps <= 0:
-        raise ValueError(
-            "max_steps must be set, for how many batches a sifted pass gives is not known ahead"
-            + _suggestion(trainer, rule, rows)
-        )
-    return _Settings(rule, loss or _cross_entropy(trainer), score, batch_size, governor, dict(settings))
-
-
-def _install(trainer: Any, settings: _Settings) -> None:
+def _install(trainer: Any, settings: Settings) -> None:
     trainer._sifting = settings
     trainer.args.ignore_data_skip = True  # a place among sifted batches is not one among the candidates
     # Our loss is a mean over one micro-batch, so the Trainer has to divide it; of two names, it knows at least one.
@@ -332,55 +287,11 @@ def _install(trainer: Any, settings: _Settings) -> None:
     trainer.add_callback(_Keeper)
 
 
-def _suggestion(trainer: Any, rule: Rule, rows: int) -> str:
-    args = trainer.args
-    candidates = args.num_train_epochs * (size(trainer.train_dataset) or 0)
-    try:
-        keep = float(rule.select(rule.init(), torch.arange(float(rows)))[1].probs.mean())
-    except ValueError:  # it needs columns
-        keep = 1.0
-    steps = math.ceil(candidates * keep / (rows * args.gradient_accumulation_steps * args.world_size))
-    return (
-        f"; num_train_epochs={args.num_train_epochs:g} of these candidates, of which the rule starts by keeping "
-        f"{keep:.0%}, make about {steps} steps: pass TrainingArguments(max_steps={steps})"
-        if steps
-        else "; pass TrainingArguments(max_steps=...)"
-    )
-
-
 def _score(trainer: Any, loss: Loss) -> ScoreFn:
     score, args = scores.batched(trainer.model, loss), trainer.args
     if args.bf16 or args.fp16:
         return cheap.autocast(score, torch.bfloat16 if args.bf16 else torch.float16)
     return score
-
-
-def _cross_entropy(trainer: Any) -> Loss:
-    """The default: the cross entropy of logits [B, C] and labels Int[B]."""
-    trainer._set_signature_columns_if_needed()
-    accepted = set(trainer._signature_columns) - {"labels"}
-
-    def loss(model: Any, batch: Batch) -> Losses:
-        outputs = model(**{name: leaf for name, leaf in batch.items() if name in accepted})
-        logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
-        labels = batch.get("labels")
-        if not (
-            isinstance(logits, Tensor)
-            and isinstance(labels, Tensor)
-            and logits.shape[:-1] == labels.shape == (len(labels),)
-            and logits.shape[-1] > 1
-            and not labels.is_floating_point()
-        ):
-            found = {"logits": logits, "labels": labels}
-            shapes = {name: list(leaf.shape) if isinstance(leaf, Tensor) else None for name, leaf in found.items()}
-            raise ValueError(
-                f"the default loss is that of a classifier, with logits [B, C] and whole labels [B], and found {shapes}"
-                "; pass loss(model, batch) -> Float[B]"
-            )
-        smoothing = trainer.args.label_smoothing_factor
-        return torch.nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
-
-    return loss
 
 
 def _key(args: Any) -> Tensor:
