@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puresift import checkpoint, keys, sifters, trees
+from puresift import checkpoint, distributed, keys, sifters, trees
 from puresift.governor import Governor
-from puresift.pools import peek, set_epoch
+from puresift.pools import behind, peek, put_back, randomness, set_epoch
 from puresift.stream import Stream, sift
 from puresift.types import Batch, Info, Key, Losses, Params, Rule, Score, ScoreFn, SiftState
 
 _SETTINGS = tuple(inspect.signature(sifters.sifter).parameters)[3:]  # behind score, rule and batch_size
 _OURS = "loader/"
+_CHANCE = _OURS + "randomness/"
 
 
 class SiftingDataLoader(Iterable[Any]):
@@ -36,10 +37,11 @@ class SiftingDataLoader(Iterable[Any]):
         rule: as in `ps.sifter`.
         params: `ps.live(model)`, a zero-argument callable, or a mapping; as in `ps.sift`.
         batch_size: rows in a batch; by default as many as the loader's own batches have.
-        key: Int64[2]; by default `ps.key(0)`.
+        key: Int64[2]; by default `ps.key(0)`. Where there are several ranks, each folds its own number in.
         weights: how the weights, Float[batch_size], reach the loss: None leaves them in the attribute `weights`, a
             name puts them into dict batches, True yields (batch, weights).
         governor: as in `ps.sift`; it measures anew in each pass.
+        in_step: whether a pass ends on all ranks together, when the shortest has no batch left; for DDP.
         settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite.
 
     Attributes: `loader`, `batch_size`, `epoch` (of the current or the next pass), `state` (the newest), `info` (that
@@ -72,13 +74,15 @@ class SiftingDataLoader(Iterable[Any]):
         key: Key | None = None,
         weights: str | bool | None = None,
         governor: Governor | None = None,
+        in_step: bool = False,
         **settings: Any,
     ):
         _check(loader, params, weights, settings)
         self.loader = loader
         self.batch_size = batch_size or _batch_size(loader)
         self._params, self._governor = params, governor
-        self._key = keys.key(0) if key is None else key
+        self._key = distributed.rank_key(keys.key(0) if key is None else key)
+        self._in_step = in_step
         self._mode = weights or None
         self._build = lambda size: sifters.sifter(score, rule, batch_size=size, **settings)
         self._sifter = self._build(self.batch_size or 1)  # settings are checked now, even if the size comes later
@@ -90,9 +94,10 @@ class SiftingDataLoader(Iterable[Any]):
         self._open = False  # whether a pass is under way
         self._began = 0  # pools read before this pass
         self._skip, self._upstream = 0, None  # where the next pass begins: pools, and the source's own word for it
+        self._chance: list[Tensor] | None = None  # and what the order of its pools hangs on
 
     def __iter__(self) -> Iterator[Any]:
-        return self._pass()
+        return distributed.in_step(self._pass()) if self._in_step else self._pass()
 
     @property
     def state(self) -> SiftState:
@@ -135,56 +140,69 @@ class SiftingDataLoader(Iterable[Any]):
     def state_dict(self) -> dict[str, Any]:
         """The newest state and the place in this pass, as a flat dict; `torch.load` reads it with weights_only=True.
 
-        An upstream that tells its own position, by `state_dict` and `load_state_dict`, has it saved along; with others
-        the pools are counted, and passed over again.
+        A wrapped loader that tells its own position, by `state_dict` and `load_state_dict`, has that saved along; with
+        others the pools are counted, and passed over again in the same order, shuffled or not.
         """
         flat: dict[str, Any] = dict(checkpoint.state_dict(self.state))
         pools = int(self.state.step) - self._began if self._open else self._skip
         flat[_OURS + "epoch"], flat[_OURS + "pools"] = torch.tensor(self.epoch), torch.tensor(pools)
-        upstream = _stateful(self.loader)
-        if self._open and pools and upstream is not None:
-            flat[_OURS + "upstream"] = copy.deepcopy(upstream.state_dict())
-        elif self._upstream is not None:
-            flat[_OURS + "upstream"] = self._upstream
-        return flat
+        upstream, chance = self._upstream, self._chance
+        if self._open and pools and _stateful(self.loader):
+            upstream, chance = copy.deepcopy(self.loader.state_dict()), None  # type: ignore[attr-defined]
+        if upstream is not None:
+            flat[_OURS + "upstream"] = upstream
+        for number, generator in enumerate(chance or randomness(self.loader)):
+            flat[f"{_CHANCE}{number}"] = generator
+        return distributed.stamped(flat)
 
     def load_state_dict(self, flat: Mapping[str, Any]) -> None:
         """Go on with the next `iter()` where `flat` was taken, to the bit.
 
-        The loader has to give the same pools again: let its shuffle depend on a seed and the epoch.
+        What else hangs on the global generators (dropout, the shuffles of later passes) is as exact as the caller
+        restores those.
 
         Raises:
-            ValueError: it is no state of such a loader, or one with another rule, score or size.
+            ValueError: it is no state of such a loader, or one with another rule, score, size, rank or world size.
         """
+        flat = distributed.unstamped(flat)
         ours = {name.removeprefix(_OURS): value for name, value in flat.items() if name.startswith(_OURS)}
         if not {"epoch", "pools"} <= ours.keys():
             raise ValueError(
                 "this is not what a SiftingDataLoader's state_dict() gave: the place in the loader is missing; "
                 "a bare ps.state_dict(...) goes back by ps.load_state_dict"
             )
+        if "upstream" in ours and not _stateful(self.loader):
+            raise ValueError(
+                "the state was saved with a loader that tells its own position, which this one does not; "
+                "wrap the same kind of loader as when it was saved"
+            )
         template = self._ready()
         state = checkpoint.load_state_dict(template, {n: v for n, v in flat.items() if not n.startswith(_OURS)})
         self._leave(int(ours["epoch"]))
         self._state, self._stream = state, None
         self._skip, self._upstream = int(ours["pools"]), ours.get("upstream")
+        self._chance = [flat[name] for name in sorted(flat) if name.startswith(_CHANCE)]
 
     def _pass(self) -> Iterator[Any]:
         if self._open:  # a pass that was broken off is over
             self._leave(self.epoch + 1)
         set_epoch(self.loader, self.epoch)
-        source, skip, upstream = self.loader, self._skip, _stateful(self.loader)
-        placed = self._upstream is not None and upstream is not None
-        if placed:
-            upstream.load_state_dict(copy.deepcopy(self._upstream))
+        skip, chance = self._skip, self._chance
+        if self._upstream is not None:
+            self.loader.load_state_dict(copy.deepcopy(self._upstream))
+            self._chance, pools = None, iter(self.loader)
+            put_back(self.loader, chance or ())
+        else:
+            self._chance = chance or randomness(self.loader)
+            pools, _ = behind(self.loader, skip, chance or ())
         if self._state is None:
-            pools = iter(self.loader)
             first = next(pools, None)
             if first is None:
                 raise ValueError("the loader is empty: it gave no batch")
-            self._state, source = self._init(first), chain([first], pools)
+            self._state, pools = self._init(first), chain([first], pools)
         state = self.state
         self._began = int(state.step) - skip
-        stream = sift(self._sifter, state, self._params, source, skip=0 if placed else skip, governor=self._governor)
+        stream = sift(self._sifter, state, self._params, pools, skip=0, governor=self._governor)
         self._stream, self._open = stream, True
         for sifted in stream:
             if len(sifted.info.losses):  # a pool was read since, and all that was queued before it is done
@@ -204,16 +222,16 @@ class SiftingDataLoader(Iterable[Any]):
 
     def _leave(self, epoch: int) -> None:
         self._open, self.epoch = False, epoch
-        self._skip, self._upstream = 0, None
+        self._skip, self._upstream, self._chance = 0, None, None
 
     def _ready(self) -> SiftState:
         """The state; before the first pass, out of a look at the first batch."""
         if self._state is None:
-            upstream = _stateful(self.loader)
-            place = copy.deepcopy(upstream.state_dict()) if upstream is not None else None
-            self._state = self._init(peek(self.loader))
-            if upstream is not None:
-                upstream.load_state_dict(place)
+            loader: Any = self.loader
+            place = copy.deepcopy(loader.state_dict()) if _stateful(loader) else None
+            self._state = self._init(peek(loader))
+            if place is not None:
+                loader.load_state_dict(place)
         return self._state
 
     def _init(self, first: Batch) -> SiftState:
@@ -278,9 +296,7 @@ def _batch_size(loader: Any) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _stateful(loader: Any) -> Any:
-    """The part of a loader that tells and takes its own position: itself, or the dataset it reads in this process."""
-    if hasattr(loader, "base_dataloader"):  # accelerate's: it reads one batch ahead of its dataset
-        return loader if hasattr(loader.base_dataloader, "state_dict") else None
-    parts = [loader] if getattr(loader, "num_workers", 0) else [loader, getattr(loader, "dataset", None)]
-    return next((part for part in parts if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")), None)
+def _stateful(loader: Any) -> bool:
+    """Whether a loader tells and takes its own position."""
+    inner = getattr(loader, "base_dataloader", loader)  # accelerate's loaders have the methods, whatever lies inside
+    return hasattr(inner, "state_dict") and hasattr(inner, "load_state_dict")

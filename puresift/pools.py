@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from puresift import settings
 from puresift.types import Batch
@@ -65,7 +66,7 @@ class epochs(Iterable[Batch]):
 def read(loader: Iterable[Batch], skip: int) -> Iterator[Batch]:
     """The pools of a loader behind the first `skip`; passing over them leaves the global generators alone."""
     if not isinstance(loader, epochs):
-        yield from _behind(loader, skip)[0]
+        yield from behind(loader, skip)[0]
         return
     source = loader.loader
     for epoch in range(loader.n):
@@ -74,7 +75,7 @@ def read(loader: Iterable[Batch], skip: int) -> Iterator[Batch]:
         if length is not None and skip >= length:
             skip -= length
             continue
-        pools, skip = _behind(source, skip)
+        pools, skip = behind(source, skip)
         yield from pools
 
 
@@ -86,12 +87,18 @@ def size(loader: Iterable[Batch]) -> int | None:
         return None
 
 
-def _behind(loader: Iterable[Batch], skip: int) -> tuple[Iterator[Batch], int]:
-    """An iterator behind the first `skip` pools, and how many it was short of that."""
+def behind(loader: Iterable[Batch], skip: int, chance: Sequence[Tensor] = ()) -> tuple[Iterator[Batch], int]:
+    """An iterator behind the first `skip` pools, and how many it was short of that.
+
+    `chance` is what `randomness` gave when those pools were first read; without it the order must not hang on it.
+    """
+    put_back(loader, chance)
     if not skip:
         return iter(loader), 0
     end = object()
     with _untouched(loader, samplers=False):
+        if chance:
+            torch.set_rng_state(chance[0])
         pools = iter(loader)
         while skip and next(pools, end) is not end:
             skip -= 1
@@ -115,13 +122,28 @@ def set_epoch(loader: Any, epoch: int) -> None:
         part.set_epoch(epoch)
 
 
+def randomness(loader: Any) -> list[Tensor]:
+    """The states of the global generator and of the loader's own: what the order of its next pass may hang on."""
+    return [torch.get_rng_state(), *(generator.get_state() for generator in _generators(loader))]
+
+
+def put_back(loader: Any, chance: Sequence[Tensor]) -> None:
+    """Give a loader's own generators the states that `randomness` gave; the global one stays."""
+    for generator, state in zip(_generators(loader), chance[1:], strict=False):
+        generator.set_state(state)
+
+
+def _generators(loader: Any) -> list[torch.Generator]:
+    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    owners = [loader, sampler, batches, getattr(batches, "sampler", None)]
+    found = {id(g): g for owner in owners if isinstance(g := getattr(owner, "generator", None), torch.Generator)}
+    return list(found.values())
+
+
 @contextmanager
 def _untouched(loader: Any, *, samplers: bool = True) -> Iterator[None]:
     """Put the global random generators back, and those of the loader and its samplers."""
-    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
-    owners = [loader, sampler, batches, getattr(batches, "sampler", None)] if samplers else []
-    generators = {id(g): g for owner in owners if isinstance(g := getattr(owner, "generator", None), torch.Generator)}
-    states = [(generator, generator.get_state()) for generator in generators.values()]
+    states = [(generator, generator.get_state()) for generator in _generators(loader) if samplers]
     numpy = sys.modules.get("numpy")
     python, array = random.getstate(), numpy.random.get_state() if numpy else None
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []):

@@ -166,6 +166,8 @@ KINDS = {
     "one": {},
     "accumulated": {"gradient_accumulation_steps": 3},
     "unsized": {"data": Stream()},
+    "shuffled by length": {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 4},
+    "shuffled globally": {"accelerator_config": {"use_seedable_sampler": False}},
     "windows": {
         "rule": ps.hold(ps.relative(keep=0.7), keep=0.7),
         "others": {"bucket": lambda batch: batch["input_ids"].count_nonzero(1), "window": 2},
@@ -187,7 +189,7 @@ def test_it_resumes_at_every_step(tmp_path, kind):
         for name in ("learning_rate", "epoch", "sift/seen", "sift/loss"):
             one, other = ([log.get(name) for log in run.state.log_history[:-1]] for run in (whole, again))
             assert one == other
-    saved = torch.load(tmp_path / "checkpoint-5" / "sifting-0-of-1.pt", weights_only=True)
+    saved = torch.load(tmp_path / "checkpoint-5" / "sifting-0.pt", weights_only=True)
     assert int(saved["loader/epoch"]) > 0, "in a later pass"
     assert whole.lr_scheduler.get_last_lr() == again.lr_scheduler.get_last_lr() == [0, 0]
 
@@ -387,8 +389,6 @@ ERRORS = {
     "a window of nothing": ({"others": {"window": 3}}, "needs bucket="),
     "a rule that keeps nothing": ({"rule": ps.threshold(99.0), "others": {"nonfinite": "drop"}}, "0 kept rows"),
     "smoothing another loss": ({"loss": per_sample, "label_smoothing_factor": 0.1}, "smooth the labels in it"),
-    "shuffles by length": ({"train_sampling_strategy": "group_by_length"}, "pass bucket="),
-    "other shuffles": ({"accelerator_config": {"use_seedable_sampler": False}}, "use_seedable_sampler=False"),
     "twice": (sift_twice, "sifted already"),
     "a sifted loader": (sift_a_sifted_loader, "gives a sifted loader already"),
     "a loss of a subclass": (
@@ -406,7 +406,7 @@ ERRORS = {
         ),
         "compute_loss_func gives one number",
     ),
-    "resumed without a state": (resume_an_unsifted_run, r"no sifting-0-of-1.pt.*from_pretrained\("),
+    "resumed without a state": (resume_an_unsifted_run, r"no sifting-0.pt.*from_pretrained\("),
     "resumed with another rule": (resume_another_rule, "of another kind"),
 }
 

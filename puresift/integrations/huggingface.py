@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from puresift import cheap, keys, scores
 from puresift.governor import Governor
@@ -178,7 +177,7 @@ class _Sifting(Trainer):
             settings.rule,
             params=lambda: live(self.model)(),  # the Trainer may put another model in the place of this one
             batch_size=self._train_batch_size if settings.batch_size is None else settings.batch_size,
-            key=_key(args),
+            key=keys.key(args.seed),
             weights=WEIGHTS,
             governor=settings.governor,
             **settings.others,
@@ -294,13 +293,8 @@ def _score(trainer: Any, loss: Loss) -> ScoreFn:
     return score
 
 
-def _key(args: Any) -> Tensor:
-    key = keys.key(args.seed)
-    return keys.fold_in(key, args.process_index) if args.world_size > 1 else key
-
-
 def _file(args: Any) -> str:
-    return f"sifting-{args.process_index}-of-{args.world_size}.pt"
+    return f"sifting-{args.process_index}.pt"
 
 
 def _epoch(passes: Passes) -> int:

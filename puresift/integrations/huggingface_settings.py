@@ -49,13 +49,6 @@ def prepared(
         raise ValueError("label_smoothing_factor does not reach a loss of your own; smooth the labels in it instead")
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ValueError("FSDP and DeepSpeed shard the parameters that scores need; use one device, or DDP")
-    by_length = getattr(args, "train_sampling_strategy", None) == "group_by_length"
-    if by_length or not args.accelerator_config.use_seedable_sampler:
-        what = "train_sampling_strategy='group_by_length'" if by_length else "use_seedable_sampler=False"
-        raise ValueError(
-            f"{what} shuffles by the global generator, so that a resumed run would read other candidates; leave it "
-            "out, and pass bucket= for batches of like length"
-        )
     if args.max_steps <= 0:
         raise ValueError(
             "max_steps must be set, for how many batches a sifted pass gives is not known ahead"
