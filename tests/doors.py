@@ -3,6 +3,8 @@
 A door is entered in `DOORS`; tests/test_doors.py compares all of them with the plain `ps.sift` loop.
 """
 
+import tempfile
+
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -95,5 +97,29 @@ def loader() -> Answer:
     return answer(model)
 
 
-DOORS = {"loader": loader}
+def huggingface() -> Answer:
+    import transformers
+
+    model, optimizer = start()
+    with tempfile.TemporaryDirectory() as folder:
+        args = transformers.TrainingArguments(
+            folder,
+            max_steps=len(plain()[0]) // BATCH,
+            per_device_train_batch_size=POOL,
+            train_sampling_strategy="sequential",
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            save_strategy="no",
+            seed=0,
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+            dataloader_pin_memory=False,
+        )
+        trainer = transformers.Trainer(model, args, train_dataset=Rows(), optimizers=(optimizer, None))
+        ps.integrations.huggingface.sift(trainer, rule(), loss=loss, batch_size=BATCH).train()
+    return answer(model)
+
+
+DOORS = {"loader": loader, "huggingface": huggingface}
 TOLERANCE: dict[str, float] = {}  # doors whose trainer's own arithmetic differs from the plain loop's, each with why

@@ -166,7 +166,7 @@ KINDS = {
     "one": {},
     "accumulated": {"gradient_accumulation_steps": 3},
     "unsized": {"data": Stream()},
-    "shuffled by length": {"train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 4},
+    "shuffled by length": {"train_sampling_strategy": "group_by_length"},
     "shuffled globally": {"accelerator_config": {"use_seedable_sampler": False}},
     "windows": {
         "rule": ps.hold(ps.relative(keep=0.7), keep=0.7),
@@ -181,7 +181,7 @@ def test_it_resumes_at_every_step(tmp_path, kind):
     settings = {**KINDS[kind], "save_strategy": "steps", "save_steps": 1, "max_steps": 7}
     whole = sifted(tmp_path, **settings)
     whole.train()
-    for step in range(1, 7):
+    for step in range(1, 7) if kind in ("one", "accumulated") else (2, 5):
         again = sifted(tmp_path, **settings | {"save_strategy": "no"}, model=bert(seed=5))
         torch.manual_seed(step)
         again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
