@@ -121,5 +121,23 @@ def huggingface() -> Answer:
     return answer(model)
 
 
-DOORS = {"loader": loader, "huggingface": huggingface}
+def accelerate() -> Answer:
+    from accelerate import Accelerator
+
+    from puresift.integrations.accelerate import sifting
+
+    accelerator = Accelerator(cpu=True)
+    model, optimizer, prepared = accelerator.prepare(*start(), pools())
+    score = ps.batched(model, loss)
+    sifted = sifting(accelerator, prepared, score, rule(), params=ps.live(model), batch_size=BATCH, weights=True)
+    for _ in range(EPOCHS):
+        for batch, weights in sifted:
+            with accelerator.accumulate(model):
+                accelerator.backward((weights * loss(model, batch)).mean())
+                optimizer.step()
+                optimizer.zero_grad()
+    return answer(accelerator.unwrap_model(model))
+
+
+DOORS = {"loader": loader, "accelerate": accelerate, "huggingface": huggingface}
 TOLERANCE: dict[str, float] = {}  # doors whose trainer's own arithmetic differs from the plain loop's, each with why
