@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import puresift as ps
+from tests import ranks
 
 pytest.importorskip("accelerate", reason="the Trainer needs accelerate")
 transformers = pytest.importorskip("transformers")
@@ -324,6 +325,14 @@ def test_smoothed_labels_smooth_the_default_loss(tmp_path):
     other.train()
     one, other = (run.state.log_history[0]["loss"] for run in (trainer, other))
     assert one == pytest.approx(other, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_ranks_sift_their_own_shares_and_resume():
+    (one, again), (other, _) = ranks.launch("trainer")["trainer"]
+    assert one["weights"] == again["weights"] == other["weights"]
+    assert one["pools"] == again["pools"]
+    assert one["key"] != other["key"]
 
 
 # --- errors --------------------------------------------------------------------------------------------------------
