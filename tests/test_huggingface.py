@@ -163,6 +163,15 @@ def test_scores_are_those_of_the_newest_weights(tmp_path, replaced):
     assert len(set(scored)) == 11, "the weights move at every step, and each batch needs a new pool"
 
 
+def test_a_model_put_in_the_place_of_another_is_the_one_that_scores(tmp_path):
+    trainer = sifted(tmp_path, rule=ps.relative(keep=0.9), others={"batch_size": 1})
+    passes = trainer.get_train_dataloader()
+    trainer.model = bert(seed=9).eval()
+    next(iter(passes))
+    expected = per_sample(trainer.model, ps.peek(passes.loader.loader)).detach()
+    assert torch.equal(passes.loader.info.losses[:BATCH], expected)
+
+
 KINDS = {
     "one": {},
     "accumulated": {"gradient_accumulation_steps": 3},

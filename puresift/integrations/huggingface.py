@@ -228,7 +228,19 @@ class SiftingTrainer(_Sifting):
         rule: this and `loss`, `score`, `batch_size`, `governor` and the settings of `ps.sifter` are as in `sift`.
 
     Raises:
-        ValueError: as `sift`.
+        ValueError: as `sift`; and a subclass overrides compute_loss.
+        TypeError: as `sift`.
+
+    Example:
+        >>> import tempfile, puresift as ps
+        >>> config = transformers.BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     args = transformers.TrainingArguments(folder, max_steps=2, report_to=[], use_cpu=True)
+        ...     trainer = SiftingTrainer(
+        ...         transformers.BertForSequenceClassification(config), args, rule=ps.top(keep=0.5), batch_size=4
+        ...     )
+        >>> isinstance(trainer, Trainer)
+        True
     """
 
     def __init__(
