@@ -12,7 +12,7 @@ FLOORS = {
     2: "wrappers adjust groups cheap sifters memory combine tokenwise",
     3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers distributed",
     4: "cli loader huggingface_settings",
-    5: "accelerate huggingface",
+    5: "accelerate huggingface huggingface_passes",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 # Within a floor: words build on words, and the stream on the rest of the shell.
@@ -27,6 +27,7 @@ BESIDE = {
         ("ranks", "types"),
     },
     *{("draws", "keys"), ("stream", "metrics"), ("stream", "pools")},
+    ("huggingface", "huggingface_passes"),
     *{("stream", "governor"), ("stream", "watch"), ("watch", "governor")},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")

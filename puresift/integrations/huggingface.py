@@ -5,20 +5,19 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 
 from puresift import cheap, keys, scores
 from puresift.governor import Governor
+from puresift.integrations.huggingface_passes import Passes, file
 from puresift.integrations.huggingface_settings import Loss, Settings, prepared
 from puresift.loader import SiftingDataLoader
 from puresift.metrics import Meter
-from puresift.pools import size
 from puresift.stream import live
 from puresift.twins import per_row
-from puresift.types import Batch, Rule, Score, ScoreFn
+from puresift.types import Rule, Score, ScoreFn
 
 try:
     import transformers
@@ -99,62 +98,6 @@ def sift(
     trainer.__class__ = type(f"Sifting{type(trainer).__name__}", (_Sifting, type(trainer)), {})
     _install(trainer, ready)
     return trainer
-
-
-class Passes(Iterable[Batch]):
-    """What the Trainer iterates over: one sifted pass after another, as long as it asks. It has no length."""
-
-    def __init__(self, loader: SiftingDataLoader, trainer: Trainer):
-        self.loader, self._trainer = loader, trainer
-        self.length = size(loader.loader)  # pools in a pass
-        self.pools = 0  # read so far
-        self.window, self.whole = Meter(), Meter()  # since the last log, and since training began
-
-    def load(self, folder: str) -> None:
-        """Go on from a checkpoint."""
-        path = os.path.join(folder, _file(self._trainer.args))
-        if not os.path.isfile(path):
-            raise ValueError(
-                f"{folder} has no {os.path.basename(path)}: it was saved without sifting, or by another number of "
-                f"processes; to start sifting from its weights, load them with from_pretrained({folder!r}) and do not "
-                "pass resume_from_checkpoint"
-            )
-        self.loader.load_state_dict(torch.load(path, weights_only=True))
-        self.pools = int(self.loader.state.step)
-
-    def __iter__(self) -> Iterator[Batch]:
-        held: int | None = None
-        while self._trainer.state.global_step < self._trainer.args.max_steps:
-            batches, barren = iter(self.loader), True
-            while (batch := self._next(batches)) is not None:
-                barren = False
-                self._count()
-                yield batch
-            self._count()  # pools behind the last batch
-            before, held = held, int(self.loader.state.buffer.fill[0])
-            if barren and held == before:
-                raise ValueError(
-                    "the rule kept nothing of a whole pass over the candidates, so training would never end; "
-                    "lower its threshold, or give it a floor: ps.floor(rule, least=0.1)"
-                )
-
-    def _next(self, batches: Iterator[Batch]) -> Batch:
-        try:
-            return next(batches, None)
-        except KeyError as error:
-            if not self._trainer.args.remove_unused_columns:
-                raise
-            raise ValueError(
-                f"there is no {error} in the batch: the Trainer removes entries that the model's forward does not take "
-                "before they can be sifted by; pass remove_unused_columns=False to TrainingArguments"
-            ) from error
-
-    def _count(self) -> None:
-        info = self.loader.info
-        assert info is not None
-        self.pools += len(info.extra.get("nonfinite", ()))  # one entry a pool
-        self.window.update(info)
-        self.whole.update(info)
 
 
 class _Sifting(Trainer):
@@ -270,14 +213,14 @@ class _Keeper(TrainerCallback):
     _epoch = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._epoch = _epoch(kwargs["train_dataloader"])
+        self._epoch = kwargs["train_dataloader"].epoch
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         passes = kwargs["train_dataloader"]
         # For the Trainer all passes are one epoch, which never ends.
         state.epoch = passes.pools / passes.length if passes.length else state.global_step / state.max_steps
-        if _epoch(passes) > self._epoch and state.global_step < state.max_steps:  # the last is the Trainer's own
-            self._epoch = _epoch(passes)
+        if passes.epoch > self._epoch and state.global_step < state.max_steps:  # the last is the Trainer's own
+            self._epoch = passes.epoch
             control.should_log |= args.logging_strategy == "epoch"
             control.should_evaluate |= args.eval_strategy == "epoch" and args.eval_delay <= state.epoch
             control.should_save |= args.save_strategy == "epoch"
@@ -287,7 +230,7 @@ class _Keeper(TrainerCallback):
             return
         folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
         os.makedirs(folder, exist_ok=True)
-        torch.save(kwargs["train_dataloader"].loader.state_dict(), os.path.join(folder, _file(args)))
+        torch.save(kwargs["train_dataloader"].loader.state_dict(), os.path.join(folder, file(args)))
 
 
 def _install(trainer: Any, settings: Settings) -> None:
@@ -303,11 +246,3 @@ def _score(trainer: Any, loss: Loss) -> ScoreFn:
     if args.bf16 or args.fp16:
         return cheap.autocast(score, torch.bfloat16 if args.bf16 else torch.float16)
     return score
-
-
-def _file(args: Any) -> str:
-    return f"sifting-{args.process_index}.pt"
-
-
-def _epoch(passes: Passes) -> int:
-    return passes.pools // passes.length if passes.length else 0
