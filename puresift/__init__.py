@@ -1,5 +1,6 @@
 """Online data sifting for PyTorch, as pure functions: score, select, draw, refill."""
 
+from puresift import integrations
 from puresift import keys
 from puresift.adjust import drop_top
 from puresift.adjust import floor
@@ -126,6 +127,7 @@ __all__ = [
     "hold",
     "importance",
     "infobatch",
+    "integrations",
     "interrupt",
     "key",
     "keys",

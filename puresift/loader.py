@@ -115,11 +115,11 @@ class SiftingDataLoader(Iterable[Any]):
             self._leave(epoch)
         set_epoch(self.loader, epoch)
 
-    def observe(self, losses: Losses) -> None:
-        """Feed the training losses of the batch last yielded, Float[batch_size], to a score that remembers."""
+    def observe(self, losses: Losses, batch: Batch = None) -> None:
+        """Feed training losses, Float[B], to a score that remembers: those of the batch last yielded, or of `batch`."""
         if self._stream is None:
             raise ValueError("observe takes the losses of the batch last yielded, but none was yielded yet")
-        self._stream.observe(losses)
+        self._stream.observe(losses, batch)
 
     def flush(self) -> list[Any]:
         """All rows that are left, as batches of at most `batch_size`; a pass under way ends with it.

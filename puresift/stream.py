@@ -146,11 +146,11 @@ class Stream(Iterator[Sifted]):
         """The pools read since the last yield; after exhaustion, those whose rows wait in the state."""
         return join(self._infos, self.state.step.device)
 
-    def observe(self, losses: Losses) -> None:
-        """Feed the training losses of the batch last yielded, Float[batch_size], to a score that remembers."""
+    def observe(self, losses: Losses, batch: Batch = None) -> None:
+        """Feed training losses, Float[B], to a score that remembers: those of the batch last yielded, or of `batch`."""
         if self._batch is None:
             raise ValueError("observe takes the losses of the batch last yielded, but none was yielded yet")
-        self.state = self._sifter.observe(self.state, self._batch, losses)
+        self.state = self._sifter.observe(self.state, self._batch if batch is None else batch, losses)
 
     def _generate(self) -> Iterator[Sifted]:
         self.state = trees.to(self.state, self._device())

@@ -3,6 +3,8 @@
 A door is entered in `DOORS`; tests/test_doors.py compares all of them with the plain `ps.sift` loop.
 """
 
+import tempfile
+
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -95,6 +97,30 @@ def loader() -> Answer:
     return answer(model)
 
 
+def huggingface() -> Answer:
+    import transformers
+
+    model, optimizer = start()
+    with tempfile.TemporaryDirectory() as folder:
+        args = transformers.TrainingArguments(
+            folder,
+            max_steps=len(plain()[0]) // BATCH,
+            per_device_train_batch_size=POOL,
+            train_sampling_strategy="sequential",
+            lr_scheduler_type="constant",
+            max_grad_norm=0.0,
+            save_strategy="no",
+            seed=0,
+            report_to=[],
+            disable_tqdm=True,
+            use_cpu=True,
+            dataloader_pin_memory=False,
+        )
+        trainer = transformers.Trainer(model, args, train_dataset=Rows(), optimizers=(optimizer, None))
+        ps.integrations.huggingface.sift(trainer, rule(), loss=loss, batch_size=BATCH).train()
+    return answer(model)
+
+
 def accelerate() -> Answer:
     from accelerate import Accelerator
 
@@ -144,5 +170,5 @@ def lightning() -> Answer:
     return answer(module.net)
 
 
-DOORS = {"loader": loader, "accelerate": accelerate, "lightning": lightning}
+DOORS = {"loader": loader, "accelerate": accelerate, "huggingface": huggingface, "lightning": lightning}
 TOLERANCE: dict[str, float] = {}  # doors whose trainer's own arithmetic differs from the plain loop's, each with why

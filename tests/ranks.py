@@ -188,6 +188,32 @@ def accelerated(rank):
     }
 
 
+def trainer(rank):
+    """A sifting Trainer on this rank's share, and another that goes on from its checkpoint: where each ends."""
+    import tempfile
+
+    import torch.distributed as dist
+    import transformers
+
+    import puresift as ps
+    from tests import test_huggingface as small
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1"}
+    folder = [tempfile.mkdtemp() if rank == 0 else None]
+    dist.broadcast_object_list(folder)
+    settings = {"max_steps": 5, "gradient_accumulation_steps": 3, "save_strategy": "steps", "save_steps": 2}
+    ends = []
+    for seed, checkpoint in ((0, None), (5, f"{folder[0]}/checkpoint-2")):
+        args = small.arguments(folder[0], **settings, ddp_backend="gloo", ddp_find_unused_parameters=False)
+        run = transformers.Trainer(small.bert(seed=seed), args, train_dataset=small.Phrases())
+        run.remove_callback(transformers.PrinterCallback)
+        ps.integrations.huggingface.sift(run, small.RULE).train(resume_from_checkpoint=checkpoint)
+        state = run.callback_handler.train_dataloader.loader.state
+        weights = [float(tensor.double().sum()) for tensor in run.model.state_dict().values()]
+        ends.append({"weights": weights, "pools": int(state.step), "key": state.key.tolist()})
+    return ends
+
+
 if __name__ == "__main__":
     import torch.distributed as dist
 

@@ -36,6 +36,7 @@ PUBLIC = [
     "fitting",
     "full",
     "governor",
+    "integrations",
     "key",
     "keys",
     "live",

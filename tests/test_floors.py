@@ -12,8 +12,8 @@ FLOORS = {
     2: "wrappers adjust groups cheap sifters memory combine tokenwise",
     3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers distributed handout "
     "recorder images",
-    4: "cli loader report page figures drawing reading",
-    5: "accelerate due lightning",
+    4: "cli loader report page figures drawing reading huggingface_settings",
+    5: "accelerate due lightning huggingface huggingface_passes",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 # Within a floor: words build on words, and the stream on the rest of the shell.
@@ -30,8 +30,8 @@ BESIDE = {
         ("ranks", "types"),
     },
     *{("draws", "keys"), ("stream", "metrics"), ("stream", "pools")},
-    ("lightning", "due"),
     *{("recorder", "metrics"), ("recorder", "images"), ("cli", "report"), ("page", "report"), ("figures", "report")},
+    *{("lightning", "due"), ("huggingface", "huggingface_passes")},
     *{("stream", "governor"), ("stream", "watch"), ("watch", "governor")},
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
