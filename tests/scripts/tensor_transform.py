@@ -28,9 +28,7 @@ class PairLoss(Loss):
     def __init__(self):
         self.cross_entropy = torch.nn.CrossEntropyLoss(reduction="none")
 
-    def loss(
-        self, model: torch.nn.Module, transformed_batch: SiftingBatch, original_batch: Any = None
-    ) -> torch.Tensor:
+    def loss(self, model: torch.nn.Module, transformed_batch: SiftingBatch, original_batch: Any = None) -> torch.Tensor:
         device = next(model.parameters()).device
         batch = [tensor.to(device) for tensor in original_batch]
         return self.cross_entropy(model(batch), batch[2])
@@ -121,7 +119,9 @@ def main() -> None:
     if rank == 0:
         kept = sum(epoch["sift/kept"] for epoch in recorder.metrics) / sum(e["sift/seen"] for e in recorder.metrics)
         accuracy = float(trainer.callback_metrics["val_acc"])
-        print(f"steps {trainer.global_step} seen {recorder.metrics[0]['sift/seen']:.0f} kept {kept:.2f} accuracy {accuracy:.2f}")
+        print(
+            f"steps {trainer.global_step} seen {recorder.metrics[0]['sift/seen']:.0f} kept {kept:.2f} accuracy {accuracy:.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -65,9 +65,7 @@ def plain(first: Any, expected: int | None, index: int | None) -> Format:
     if isinstance(first, Mapping):
         return Format(_named, kind)
     if not isinstance(first, list | tuple):
-        raise UnsupportedDataFormatException(
-            f"Batches of type {kind.__name__} are not supported by default; {_CURE}"
-        )
+        raise UnsupportedDataFormatException(f"Batches of type {kind.__name__} are not supported by default; {_CURE}")
     if not first:
         raise UnsupportedDataFormatException(f"Unable to index the batch of type {kind.__name__}: it is empty")
     build: Callable[[Any], Any] = (lambda parts: kind(*parts)) if hasattr(first, "_fields") else kind

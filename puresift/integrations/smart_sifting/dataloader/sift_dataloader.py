@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from puresift import keys, rules, trees, wrappers
-
+from puresift.distributed import in_step, rank_key
 from puresift.integrations.smart_sifting.dataloader import formats, hosted
-from puresift.integrations.smart_sifting.dataloader.lockstep import in_step, rank_key
 from puresift.integrations.smart_sifting.exceptions import SiftConfigValidationException, UnsupportedDataFormatException
 from puresift.integrations.smart_sifting.loss.abstract_sift_loss_module import provided
 from puresift.integrations.smart_sifting.sift_config.sift_configs import RelativeProbabilisticSiftConfig, read
