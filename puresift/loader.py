@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puresift import checkpoint, keys, sifters, trees
+from puresift import checkpoint, distributed, keys, sifters, trees
 from puresift.governor import Governor
 from puresift.pools import behind, peek, put_back, randomness, set_epoch
 from puresift.stream import Stream, sift
@@ -37,10 +37,11 @@ class SiftingDataLoader(Iterable[Any]):
         rule: as in `ps.sifter`.
         params: `ps.live(model)`, a zero-argument callable, or a mapping; as in `ps.sift`.
         batch_size: rows in a batch; by default as many as the loader's own batches have.
-        key: Int64[2]; by default `ps.key(0)`.
+        key: Int64[2]; by default `ps.key(0)`. Where there are several ranks, each folds its own number in.
         weights: how the weights, Float[batch_size], reach the loss: None leaves them in the attribute `weights`, a
             name puts them into dict batches, True yields (batch, weights).
         governor: as in `ps.sift`; it measures anew in each pass.
+        in_step: whether a pass ends on all ranks together, when the shortest has no batch left; for DDP.
         settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite.
 
     Attributes: `loader`, `batch_size`, `epoch` (of the current or the next pass), `state` (the newest), `info` (that
@@ -73,13 +74,15 @@ class SiftingDataLoader(Iterable[Any]):
         key: Key | None = None,
         weights: str | bool | None = None,
         governor: Governor | None = None,
+        in_step: bool = False,
         **settings: Any,
     ):
         _check(loader, params, weights, settings)
         self.loader = loader
         self.batch_size = batch_size or _batch_size(loader)
         self._params, self._governor = params, governor
-        self._key = keys.key(0) if key is None else key
+        self._key = distributed.rank_key(keys.key(0) if key is None else key)
+        self._in_step = in_step
         self._mode = weights or None
         self._build = lambda size: sifters.sifter(score, rule, batch_size=size, **settings)
         self._sifter = self._build(self.batch_size or 1)  # settings are checked now, even if the size comes later
@@ -94,7 +97,7 @@ class SiftingDataLoader(Iterable[Any]):
         self._chance: list[Tensor] | None = None  # and what the order of its pools hangs on
 
     def __iter__(self) -> Iterator[Any]:
-        return self._pass()
+        return distributed.in_step(self._pass()) if self._in_step else self._pass()
 
     @property
     def state(self) -> SiftState:
@@ -150,7 +153,7 @@ class SiftingDataLoader(Iterable[Any]):
             flat[_OURS + "upstream"] = upstream
         for number, generator in enumerate(chance or randomness(self.loader)):
             flat[f"{_CHANCE}{number}"] = generator
-        return flat
+        return distributed.stamped(flat)
 
     def load_state_dict(self, flat: Mapping[str, Any]) -> None:
         """Go on with the next `iter()` where `flat` was taken, to the bit.
@@ -159,8 +162,9 @@ class SiftingDataLoader(Iterable[Any]):
         restores those.
 
         Raises:
-            ValueError: it is no state of such a loader, or one with another rule, score or size.
+            ValueError: it is no state of such a loader, or one with another rule, score, size, rank or world size.
         """
+        flat = distributed.unstamped(flat)
         ours = {name.removeprefix(_OURS): value for name, value in flat.items() if name.startswith(_OURS)}
         if not {"epoch", "pools"} <= ours.keys():
             raise ValueError(
@@ -185,7 +189,7 @@ class SiftingDataLoader(Iterable[Any]):
         set_epoch(self.loader, self.epoch)
         skip, chance = self._skip, self._chance
         if self._upstream is not None:
-            self.loader.load_state_dict(copy.deepcopy(self._upstream))  # type: ignore[attr-defined]
+            self.loader.load_state_dict(copy.deepcopy(self._upstream))
             self._chance, pools = None, iter(self.loader)
             put_back(self.loader, chance or ())
         else:

@@ -10,7 +10,7 @@ FLOORS = {
     0: "types settings keys trees ranks histories columns twins",
     1: "scores outputs tables rules cuts weighted draws buffers",
     2: "wrappers adjust groups cheap sifters memory combine tokenwise",
-    3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers",
+    3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers distributed",
     4: "cli loader",
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
@@ -77,6 +77,11 @@ def test_the_lower_floors_are_pure(path):
 
 def test_only_trees_knows_pytree():
     assert [path.stem for path in FILES if "_pytree" in path.read_text()] == ["trees"]
+
+
+def test_only_distributed_knows_other_ranks():
+    knowing = [path.stem for path in FILES if any(name.startswith("torch.distributed") for name in imports(path))]
+    assert knowing == ["distributed"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

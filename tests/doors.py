@@ -1,0 +1,99 @@
+"""One small problem, run through every door: what each keeps, in which order, and where the model ends.
+
+A door is entered in `DOORS`; tests/test_doors.py compares all of them with the plain `ps.sift` loop.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import puresift as ps
+from tests.strategies import data
+
+ROWS, POOL, BATCH, EPOCHS, RATE = 96, 16, 8, 2, 0.1
+
+
+class Rows(Dataset):
+    """Dict samples of the small classification problem, each with its id."""
+
+    def __init__(self, rows: int = ROWS):
+        self.x, self.y = data(rows).tensors
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {"input": self.x[row], "labels": self.y[row], "id": torch.tensor(row)}
+
+
+class Net(nn.Module):
+    """A small classifier that notes which ids it was trained on; scoring runs in eval mode, and goes unnoted."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.layers = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+        self.seen: list[int] = []
+
+    def forward(self, input: Tensor, labels: Tensor | None = None, id: Tensor | None = None) -> dict[str, Tensor]:
+        if self.training and id is not None:
+            self.seen += id.tolist()
+        return {"logits": self.layers(input)}
+
+
+Answer = tuple[list[int], dict[str, Tensor]]  # ids trained on, in order; final weights
+
+
+def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+    """Per-sample loss, Float[B]."""
+    return nn.functional.cross_entropy(model(**batch)["logits"], batch["labels"], reduction="none")
+
+
+def rule() -> ps.Rule:
+    return ps.relative(keep=0.5, history=64)
+
+
+def pools() -> DataLoader:
+    """Pools in the order of the rows."""
+    return DataLoader(Rows(), POOL)
+
+
+def start() -> tuple[Net, torch.optim.Optimizer]:
+    model = Net()
+    return model, torch.optim.SGD(model.parameters(), lr=RATE)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], weights: Tensor) -> None:
+    optimizer.zero_grad()
+    (weights * loss(model, batch)).mean().backward()
+    optimizer.step()
+
+
+def answer(model: Net) -> Answer:
+    return model.seen, {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def plain() -> Answer:
+    """The reference: the loop a reader writes."""
+    model, optimizer = start()
+    sifter = ps.sifter(ps.batched(model, loss), rule(), batch_size=BATCH)
+    state = sifter.init(ps.key(0), ps.peek(pools()))
+    for batch, weights, _, _ in ps.sift(sifter, state, ps.live(model), ps.epochs(pools(), EPOCHS)):
+        step(model, optimizer, batch, weights)
+    return answer(model)
+
+
+def loader() -> Answer:
+    model, optimizer = start()
+    sifting = ps.SiftingDataLoader(
+        pools(), ps.batched(model, loss), rule(), params=ps.live(model), batch_size=BATCH, weights=True
+    )
+    for _ in range(EPOCHS):
+        for batch, weights in sifting:
+            step(model, optimizer, batch, weights)
+    return answer(model)
+
+
+DOORS = {"loader": loader}
+TOLERANCE: dict[str, float] = {}  # doors whose trainer's own arithmetic differs from the plain loop's, each with why
