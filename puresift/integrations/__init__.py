@@ -1,1 +1,12 @@
-"""Doors to trainers; each imports its library only when it is itself imported."""
+"""Doors to training frameworks: each is a module that is imported when it is first named, and its framework with it."""
+
+from __future__ import annotations
+
+from importlib import import_module, util
+from types import ModuleType
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name.startswith("_") or util.find_spec(f"{__name__}.{name}") is None:
+        raise AttributeError(f"puresift.integrations has no {name!r}")
+    return import_module(f"{__name__}.{name}")

@@ -28,7 +28,7 @@ class TokenTransform(SiftingBatchTransform):
 
     def transform(self, batch: Any) -> ListBatch:
         lengths = (batch["tokens"] > 0).sum(1).tolist()
-        rows = [row[:length] for row, length in zip(batch["tokens"], lengths)]
+        rows = [row[:length] for row, length in zip(batch["tokens"], lengths, strict=True)]
         return ListBatch(rows, batch["label"].tolist())
 
     def reverse_transform(self, list_batch: ListBatch) -> Any:

@@ -1,4 +1,4 @@
-"""A script in the published API's style: Lightning under DDP, rows as tensors, the schedule from the trainer's estimate."""
+"""A script in the published API's style: Lightning under DDP, rows as tensors."""
 
 import argparse
 from typing import Any
@@ -117,11 +117,9 @@ def main() -> None:
         dist.all_gather(same, total)
         assert torch.equal(*same), "the ranks' models differ"
     if rank == 0:
-        kept = sum(epoch["sift/kept"] for epoch in recorder.metrics) / sum(e["sift/seen"] for e in recorder.metrics)
+        seen, kept = (sum(epoch[f"sift/{name}"] for epoch in recorder.metrics) for name in ("seen", "kept"))
         accuracy = float(trainer.callback_metrics["val_acc"])
-        print(
-            f"steps {trainer.global_step} seen {recorder.metrics[0]['sift/seen']:.0f} kept {kept:.2f} accuracy {accuracy:.2f}"
-        )
+        print(f"steps {trainer.global_step} seen {seen:.0f} kept {kept / seen:.2f} accuracy {accuracy:.2f}")
 
 
 if __name__ == "__main__":
