@@ -52,7 +52,7 @@ def enable_sifting(trainer: Any, sift_config: Any, loss: Any = None, set_epochs:
 def _stop_after(epochs: int) -> Any:
     from transformers import TrainerCallback
 
-    class StopAfter(TrainerCallback):  # type: ignore[misc]
+    class StopAfter(TrainerCallback):
         """For the Trainer, a loader without a length has no end but `max_steps`."""
 
         done = 0
