@@ -105,6 +105,11 @@ class SiftingDataLoader(Iterable[Any]):
         return self._ready() if self._stream is None else self._stream.state
 
     @property
+    def pools(self) -> int:
+        """How many pools of the current pass were read; between passes, where the next one begins."""
+        return int(self.state.step) - self._began if self._open else self._skip
+
+    @property
     def weights(self) -> Tensor:
         """The weights of the batch last yielded, Float[batch_size]."""
         if self._weights is None:
@@ -144,7 +149,7 @@ class SiftingDataLoader(Iterable[Any]):
         others the pools are counted, and passed over again in the same order, shuffled or not.
         """
         flat: dict[str, Any] = dict(checkpoint.state_dict(self.state))
-        pools = int(self.state.step) - self._began if self._open else self._skip
+        pools = self.pools
         flat[_OURS + "epoch"], flat[_OURS + "pools"] = torch.tensor(self.epoch), torch.tensor(pools)
         upstream, chance = self._upstream, self._chance
         if self._open and pools and _stateful(self.loader):

@@ -14,6 +14,9 @@ from puresift.types import Batch, Losses, Params
 
 _HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "_hooks" in name and isinstance(value, dict))
 
+# What a LightningModule knows of those who train it: no part of a score, and optimizers hold twice the model.
+_SURROUNDINGS = ("_trainer", "_fabric", "_fabric_optimizers")
+
 
 def per_row(losses: Losses, rows: int) -> Losses:
     """The losses, if they are one floating-point number a row.
@@ -123,6 +126,7 @@ def _copy(model: nn.Module) -> nn.Module:
                     "cannot see; use torch.nn.utils.parametrizations instead, or remove it before sifting"
                 )
         memo |= {id(getattr(module, hooks)): type(getattr(module, hooks))() for hooks in _HOOKS}
+        memo |= {id(vars(module)[name]): None for name in _SURROUNDINGS if vars(module).get(name) is not None}
     try:
         return copy.deepcopy(model, memo)
     except RuntimeError as error:

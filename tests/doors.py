@@ -95,5 +95,54 @@ def loader() -> Answer:
     return answer(model)
 
 
-DOORS = {"loader": loader}
+def accelerate() -> Answer:
+    from accelerate import Accelerator
+
+    from puresift.integrations.accelerate import sifting
+
+    accelerator = Accelerator(cpu=True)
+    model, optimizer, prepared = accelerator.prepare(*start(), pools())
+    score = ps.batched(model, loss)
+    sifted = sifting(accelerator, prepared, score, rule(), params=ps.live(model), batch_size=BATCH, weights=True)
+    for _ in range(EPOCHS):
+        for batch, weights in sifted:
+            with accelerator.accumulate(model):
+                accelerator.backward((weights * loss(model, batch)).mean())
+                optimizer.step()
+                optimizer.zero_grad()
+    return answer(accelerator.unwrap_model(model))
+
+
+def lightning() -> Answer:
+    import lightning.pytorch as pl
+
+    from puresift.integrations.lightning import SiftingCallback
+
+    class Module(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.optimizer = start()
+
+        def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+            return self.net(**batch)
+
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+            weights = batch.pop("weights")
+            return (weights * loss(self, batch)).mean()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return self.optimizer
+
+    module = Module()
+    sifting = SiftingCallback(ps.batched(module, loss), rule(), batch_size=BATCH, weights="weights")
+    steps = len(plain()[0]) // BATCH  # an epoch of Lightning's ends with a full batch, the plain loop with the last row
+    trainer = pl.Trainer(
+        max_steps=steps, accelerator="cpu", callbacks=[sifting], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, sifting.wrap(pools()))
+    return answer(module.net)
+
+
+DOORS = {"loader": loader, "accelerate": accelerate, "lightning": lightning}
 TOLERANCE: dict[str, float] = {}  # doors whose trainer's own arithmetic differs from the plain loop's, each with why

@@ -12,7 +12,7 @@ FLOORS = {
     2: "wrappers adjust groups cheap sifters memory combine tokenwise",
     3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers distributed",
     4: "cli loader",
-    5: "smart_sifting",  # the doors
+    5: "accelerate lightning smart_sifting",  # the doors
 }
 FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
 # Within a floor: words build on words, and the stream on the rest of the shell.

@@ -1,0 +1,105 @@
+"""Sifting inside a loop of Hugging Face Accelerate.
+
+    model, optimizer, pools = accelerator.prepare(model, optimizer, pools)
+    loader = sifting(accelerator, pools, score, rule, params=ps.live(model), weights=True)
+
+    for batch, weights in loader:
+        with accelerator.accumulate(model):
+            accelerator.backward((weights * loss(model, batch)).mean())
+            optimizer.step()
+            optimizer.zero_grad()
+
+Outside of the prepared loader, because that reads one batch ahead: inside it, every score would be a step old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.data_loader import DataLoaderDispatcher, DataLoaderStateMixin
+from accelerate.state import GradientState
+from accelerate.utils import gather_object
+from torch.utils.data import DataLoader
+
+from puresift import trees
+from puresift.distributed import place
+from puresift.loader import SiftingDataLoader
+from puresift.metrics import join
+from puresift.types import Batch, Info, Rule, Score, ScoreFn
+
+
+def sifting(
+    accelerator: Accelerator, loader: Iterable[Batch], score: ScoreFn | Score | None, rule: Rule, **settings: Any
+) -> SiftingDataLoader:
+    """A `SiftingDataLoader` around a prepared loader; on several ranks, in step unless told otherwise.
+
+    It is registered for checkpointing: `accelerator.save_state` holds every rank's state and place, and after
+    `accelerator.load_state` the next pass goes on there. `accelerator.accumulate` counts sifted batches, across the
+    ends of passes, for which one is the last is not known ahead.
+
+    Args:
+        accelerator: the one that prepared the loader.
+        loader: from `accelerator.prepare`.
+        score: as in `ps.sifter`.
+        rule: as in `ps.sifter`.
+        settings: the other arguments of `SiftingDataLoader`: params, weights, batch_size, key and so on.
+
+    Raises:
+        ValueError: the loader was not prepared, or one rank reads for all.
+    """
+    if isinstance(loader, DataLoader) and not isinstance(loader, DataLoaderStateMixin):
+        raise ValueError("prepare the loader first, loader = accelerator.prepare(loader), and sift what comes back")
+    if isinstance(loader, DataLoaderDispatcher) and accelerator.num_processes > 1:
+        raise ValueError(
+            "one rank reads this loader for all, and sifting ranks do not ask for pools at the same time; pass "
+            "Accelerator(dataloader_config=DataLoaderConfiguration(dispatch_batches=False))"
+        )
+    sifted = _Loader(loader, score, rule, **{"in_step": accelerator.num_processes > 1, **settings})
+    accelerator.register_for_checkpointing(sifted)
+    return sifted
+
+
+def gathered(accelerator: Accelerator, info: Info) -> Info:
+    """The infos of all ranks as one, on the host; every rank has to ask. `ps.summarize` makes numbers of it."""
+    host = trees.to(info, torch.device("cpu"))
+    return join(gather_object([host])) if accelerator.num_processes > 1 else host
+
+
+class _Loader(DataLoaderStateMixin, SiftingDataLoader):
+    """Is the active loader while it yields, so that the end of the pools is not taken for the end of the batches."""
+
+    def __init__(self, *arguments: Any, **settings: Any):
+        SiftingDataLoader.__init__(self, *arguments, **settings)
+        self.gradient_state = GradientState()
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            for batch in super().__iter__():
+                if self.gradient_state.active_dataloader is not self:  # the prepared loader has begun since
+                    self.end()
+                    self.begin()
+                yield batch
+        finally:
+            self.end()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every rank's state, for one rank writes the file; every rank has to ask."""
+        flat = super().state_dict()
+        if place()[1] == 1:
+            return flat
+        host = trees.to(flat, torch.device("cpu"))
+        return {
+            f"rank{rank}/{name}": value for rank, one in enumerate(gather_object([host])) for name, value in one.items()
+        }
+
+    def load_state_dict(self, flat: Mapping[str, Any]) -> None:
+        """This rank's state out of all."""
+        ranks = {name.split("/")[0] for name in flat if name.startswith("rank")}
+        if ranks:
+            mine = f"rank{place()[0]}"
+            mine = f"{mine if mine in ranks else 'rank0'}/"  # of another world size, which is refused with its stamp
+            flat = {name.removeprefix(mine): value for name, value in flat.items() if name.startswith(mine)}
+        super().load_state_dict(flat)
