@@ -510,6 +510,72 @@ def test_the_lightning_script_learns(capsys, tmp_path, transform):
     assert numbers["steps"] <= 3 * 256 * numbers["kept"] / 16
 
 
+@pytest.fixture
+def linear():
+    """A LightningModule of one step an epoch more or less, and what it saw."""
+    pl = pytest.importorskip("pytorch_lightning")
+
+    class Linear(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net, self.estimate, self.rates = nn.Linear(2, 1), None, []
+
+        def forward(self, batch):
+            assert self._trainer is None or self.training  # the scoring twin knows no trainer
+            return self.net(batch)
+
+        def training_step(self, batch, index):
+            self.rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
+            return self(batch).square().mean()
+
+        def configure_optimizers(self):
+            self.estimate = self.trainer.estimated_stepping_batches
+            optimizer = torch.optim.SGD(self.parameters(), lr=1.0)
+            schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=self.estimate)
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    def fit(model, loader, **settings):
+        quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+        settings |= dict.fromkeys(quiet, False)
+        pl.Trainer(accelerator="cpu", devices=1, **settings).fit(model, loader)
+        return model
+
+    return Linear, fit
+
+
+@pytest.mark.filterwarnings(*[mark.args[0] for mark in lightning[:2]])
+def test_a_schedule_made_from_the_trainers_estimate_runs_over_the_steps_without_sifting(linear, tmp_path):
+    kind, fit = linear
+    model = kind()
+    loader = loader_of(DataLoader(torch.randn(64, 2), 8), model, sift_config=config(delay=4))
+    with pytest.warns(UserWarning, match="estimated_stepping_batches is 16, the steps of a run without sifting"):
+        fit(model, loader, max_epochs=2, default_root_dir=tmp_path)
+    assert model.estimate == 16
+    assert 8 <= len(model.rates) < 16  # 4 of the delay, and about half of the other 12
+    assert model.rates[:3] == pytest.approx([1, 15 / 16, 14 / 16])
+
+
+@pytest.mark.filterwarnings(*[mark.args[0] for mark in lightning[:2]])
+def test_the_steps_that_a_script_sets_are_its_own(linear, tmp_path):
+    kind, fit = linear
+    model = kind()
+    loader = loader_of(DataLoader(torch.randn(64, 2), 8), model)
+    fit(model, loader, max_epochs=-1, max_steps=11, default_root_dir=tmp_path)
+    assert model.estimate == len(model.rates) == 11
+
+
+@pytest.mark.filterwarnings(*[mark.args[0] for mark in lightning])
+def test_the_recorder_keeps_a_dict_an_epoch(linear, tmp_path):
+    kind, fit = linear
+    model, recorder = kind(), import_module("smart_sifting.metrics.lightning").TrainingMetricsRecorder()
+    loader = loader_of(DataLoader(torch.randn(64, 2), 8), model)
+    fit(model, loader, max_epochs=3, callbacks=[recorder], default_root_dir=tmp_path)
+    assert [epoch["epoch"] for epoch in recorder.metrics] == [0, 1, 2]
+    assert [epoch["sift/seen"] for epoch in recorder.metrics] == [64, 64, 64]
+    assert sum(epoch["steps"] for epoch in recorder.metrics) == len(model.rates)
+    assert all(epoch["seconds"] > 0 and epoch["sift/kept_loss"] > epoch["sift/loss"] for epoch in recorder.metrics)
+
+
 @pytest.mark.slow
 def test_the_lightning_script_trains_on_two_ranks_and_ends(tmp_path):
     script = [str(SCRIPTS / "tensor_transform.py"), "--devices", "2", "--folder", str(tmp_path)]
@@ -527,3 +593,51 @@ def test_the_hugging_face_script_runs(capsys, tmp_path, epochs):
     pytest.importorskip("transformers")
     taken = printed(capsys, "enable_sifting.py", "--folder", str(tmp_path), *epochs)["steps"]
     assert (10 <= taken <= 22) if epochs else taken == 5  # two epochs of 16 batches, of which half is kept
+
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, row):
+        return {"input_ids": torch.tensor([row % 9, 1]), "labels": row % 2}
+
+
+class Entropy(Loss):
+    def loss(self, model, transformed_batch, original_batch=None):
+        return nn.functional.cross_entropy(model(**original_batch).logits, original_batch["labels"], reduction="none")
+
+
+def hugging_face(folder, kind=None, **arguments):
+    transformers = pytest.importorskip("transformers")
+    bert = transformers.BertConfig(vocab_size=9, hidden_size=4, num_hidden_layers=1, num_attention_heads=1)
+    arguments = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "save_strategy": "no", **arguments}
+    args = transformers.TrainingArguments(folder, per_device_train_batch_size=4, **arguments)
+    return (kind or transformers.Trainer)(transformers.BertForSequenceClassification(bert), args, train_dataset=Rows())
+
+
+def test_a_trainer_that_overrides_its_loader_sifts(tmp_path):
+    transformers = pytest.importorskip("transformers")
+
+    class Sifting(transformers.Trainer):
+        def get_train_dataloader(self):
+            inner = super().get_train_dataloader()
+            self.sifted = SiftingDataloader(config(), inner, model=self.model, loss_impl=Entropy())
+            return self.sifted
+
+    trainer = hugging_face(tmp_path, Sifting, max_steps=6)
+    trainer.train()
+    assert trainer.state.global_step == 6
+    read = trainer.sifted.meter.read()
+    assert read["seen"] >= 40 and read["keep"] < 0.8  # more than one pass, as ten batches of which half is kept
+
+
+def test_epochs_are_counted_where_steps_are_not_set(tmp_path):
+    trainer = hugging_face(tmp_path, num_train_epochs=3, gradient_accumulation_steps=2, learning_rate=1.0)
+    with pytest.raises(ValueError, match="pass set_epochs=True to train for num_train_epochs"):
+        enable_sifting(trainer, config(delay=1000), loss=Entropy())
+    enable_sifting(trainer, config(delay=1000), loss=Entropy(), set_epochs=True)
+    trainer.train()
+    assert trainer.args.max_steps == trainer.state.global_step == 15  # nothing was sifted yet
+    assert set(trainer.lr_scheduler.get_last_lr()) == {0.0}
+    assert trainer.state.log_history[-1]["epoch"] == 3

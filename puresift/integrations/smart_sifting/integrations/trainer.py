@@ -53,7 +53,7 @@ def _stop_after(epochs: int) -> Any:
     from transformers import TrainerCallback
 
     class StopAfter(TrainerCallback):
-        """For the Trainer, a loader without a length has no end but `max_steps`."""
+        """For the Trainer, all of a loader without a length is one epoch, which ends with `max_steps`."""
 
         done = 0
 
@@ -62,6 +62,7 @@ def _stop_after(epochs: int) -> Any:
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.done += 1
+            state.epoch = float(self.done)
             control.should_training_stop |= self.done >= epochs
 
     return StopAfter()
