@@ -4,7 +4,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections import UserDict, namedtuple
+from collections import UserDict, defaultdict, namedtuple
 from importlib import import_module
 from pathlib import Path
 
@@ -413,6 +413,23 @@ def test_the_model_and_the_global_generator_are_left_alone():
     assert same(before, dict(model.state_dict()))
 
 
+def test_a_mapping_that_cannot_be_made_out_of_a_dict_becomes_one():
+    (batch,) = loader_of([defaultdict(list, x=x)], sift_config=config(delay=9))
+    assert type(batch) is dict and same(batch, {"x": x})
+
+
+def test_a_model_without_parameters_can_score():
+    loader = loader_of(torch.randn(32, 2).split(8), nn.Identity())
+    assert {len(batch) for batch in loader} == {8}
+
+
+def test_ranks_draw_apart(monkeypatch):
+    loader = loader_of([x])
+    assert torch.equal(loader._key(), ps.key(3))
+    monkeypatch.setattr("puresift.distributed.place", lambda: (1, 2))
+    assert torch.equal(loader._key(), ps.keys.fold_in(ps.key(3), 1))
+
+
 def test_batch_data_are_logged_on_request(caplog):
     caplog.set_level(logging.INFO, "smart_sifting.dataloader.sift_dataloader")
     list(loader_of(torch.randn(16, 2).split(8)))
@@ -633,7 +650,7 @@ def test_a_trainer_that_overrides_its_loader_sifts(tmp_path):
 
 
 def test_epochs_are_counted_where_steps_are_not_set(tmp_path):
-    trainer = hugging_face(tmp_path, num_train_epochs=3, gradient_accumulation_steps=2, learning_rate=1.0)
+    trainer = hugging_face(tmp_path, num_train_epochs=3, max_steps=-1, gradient_accumulation_steps=2, learning_rate=1.0)
     with pytest.raises(ValueError, match="pass set_epochs=True to train for num_train_epochs"):
         enable_sifting(trainer, config(delay=1000), loss=Entropy())
     enable_sifting(trainer, config(delay=1000), loss=Entropy(), set_epochs=True)

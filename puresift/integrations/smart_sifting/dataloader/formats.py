@@ -63,7 +63,7 @@ def plain(first: Any, expected: int | None, index: int | None) -> Format:
             return Format(lambda batch: batch.movedim(1, 0), lambda rows: rows.movedim(0, 1))
         return Format(lambda batch: batch, lambda rows: rows)
     if isinstance(first, Mapping):
-        return Format(_named, kind)
+        return Format(_named, _mapping(kind))
     if not isinstance(first, list | tuple):
         raise UnsupportedDataFormatException(f"Batches of type {kind.__name__} are not supported by default; {_CURE}")
     if not first:
@@ -98,6 +98,15 @@ def _dimension(samples: int, features: int | None, expected: int | None) -> int:
         f"Batch size {size} does not match dimension 0 or dimension 1 sizes, {samples} and {features}; {_CURE}, or "
         "pass batch_format_index="
     )
+
+
+def _mapping(kind: type[Any]) -> Callable[[Any], Any]:
+    """A mapping of that kind out of a dict, where the kind can be made so, as a BatchEncoding can."""
+    try:
+        kind({})
+    except TypeError:
+        return dict
+    return kind
 
 
 def _named(batch: Mapping[str, Any]) -> Batch:

@@ -149,7 +149,8 @@ class SiftingDataloader(Iterable[Any]):
             if self.batch_transforms is not None:
                 shown = self.batch_transforms.transform(batch)
             else:
-                shown = batch = trees.to(batch, next(iter(live(self.model).values())).device)
+                device = next(iter(live(self.model).values()), torch.empty(0)).device
+                shown = batch = trees.to(batch, device)
             if self.state is None:
                 self._format = self._formatted(shown)
             rows = self._format.rows(shown)

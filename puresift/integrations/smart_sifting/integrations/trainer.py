@@ -21,8 +21,8 @@ def enable_sifting(trainer: Any, sift_config: Any, loss: Any = None, set_epochs:
         trainer: a `transformers.Trainer` that has not begun to train.
         sift_config: a `RelativeProbabilisticSiftConfig`, or a dict of its keys.
         loss: an object with a `loss`, see `Loss`.
-        set_epochs: train for `num_train_epochs` passes over the data, where `max_steps` is not set. `max_steps`, which
-            the learning-rate schedule follows, becomes that of the run without sifting, and training stops before it.
+        set_epochs: train for `num_train_epochs` passes over the data, whatever `max_steps` says: it becomes that of the
+            run without sifting, which the learning-rate schedule follows, and training stops before it is reached.
 
     Raises:
         SiftConfigValidationException, LossImplementationNotProvidedException: as `SiftingDataloader`.
@@ -38,14 +38,14 @@ def enable_sifting(trainer: Any, sift_config: Any, loss: Any = None, set_epochs:
 
     def sifted() -> SiftingDataloader:
         loader = inner()
-        if args.max_steps <= 0:
+        if set_epochs:
             steps = size(loader)
             args.max_steps = sys.maxsize if steps is None else -(-steps // args.gradient_accumulation_steps) * epochs
         return SiftingDataloader(config, loader, model=trainer.model, loss_impl=loss)
 
     trainer.get_train_dataloader = sifted
     args.ignore_data_skip = True  # a place among sifted batches is not one among the loader's
-    if args.max_steps <= 0:
+    if set_epochs:
         trainer.add_callback(_stop_after(epochs))
 
 
