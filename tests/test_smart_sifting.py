@@ -573,12 +573,13 @@ def test_a_schedule_made_from_the_trainers_estimate_runs_over_the_steps_without_
 
 
 @pytest.mark.filterwarnings(*[mark.args[0] for mark in lightning[:2]])
-def test_the_steps_that_a_script_sets_are_its_own(linear, tmp_path):
+@pytest.mark.parametrize(("epochs", "steps"), [(-1, 11), (9, 3)])
+def test_the_steps_that_a_script_sets_are_its_own(linear, tmp_path, epochs, steps):
     kind, fit = linear
     model = kind()
     loader = loader_of(DataLoader(torch.randn(64, 2), 8), model)
-    fit(model, loader, max_epochs=-1, max_steps=11, default_root_dir=tmp_path)
-    assert model.estimate == len(model.rates) == 11
+    fit(model, loader, max_epochs=epochs, max_steps=steps, default_root_dir=tmp_path)
+    assert model.estimate == len(model.rates) == steps
 
 
 @pytest.mark.filterwarnings(*[mark.args[0] for mark in lightning])
