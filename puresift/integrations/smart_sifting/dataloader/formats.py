@@ -1,0 +1,144 @@
+"""How batches become trees of rows that a buffer can hold, and become batches again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from puresift import trees
+from puresift.integrations.smart_sifting.data_model.data_model_interface import SiftingBatch
+from puresift.integrations.smart_sifting.exceptions import UnsupportedDataFormatException
+from puresift.types import Batch
+
+_CURE = "write a SiftingBatchTransform and pass it as batch_transforms="
+
+
+class Format(NamedTuple):
+    """One way there and back."""
+
+    rows: Callable[[Any], Batch]  # a tree whose leaves are tensors [B, ...] or `trees.Objects` of B
+    batch: Callable[[Batch], Any]
+
+
+def transformed(transform: Any, first: Any) -> Format:
+    """The format of `SiftingBatch`es that come from a transform."""
+    if not isinstance(first, SiftingBatch):
+        raise UnsupportedDataFormatException(
+            f"{type(transform).__name__}.transform() must return a SiftingBatch, such as ListBatch(inputs, labels), "
+            f"got {type(first).__name__}"
+        )
+    empty = copy.copy(first)
+    vars(empty).update(dict.fromkeys(vars(first)))
+
+    def rows(batch: SiftingBatch) -> Batch:
+        present = {name: value for name, value in vars(batch).items() if value is not None}
+        count = next(filter(None, map(_count, present.values())), 0)
+        return {name: _column(value, count) for name, value in present.items()}
+
+    def whole(columns: Batch) -> Any:
+        batch = copy.copy(empty)
+        vars(batch).update(columns)
+        return transform.reverse_transform(batch)
+
+    return Format(rows, whole)
+
+
+def plain(first: Any, expected: int | None, index: int | None) -> Format:
+    """The format of lists, tuples, dicts and tensors.
+
+    Args:
+        first: the first batch.
+        expected: the loader's batch size, where it is known.
+        index: which dimension the samples are, 0 (a list of samples) or 1 (a list of features); None to find out.
+
+    Raises:
+        UnsupportedDataFormatException: the batch is none of these, or both dimensions could be the samples.
+    """
+    kind = type(first)
+    if isinstance(first, Tensor) and first.ndim > 0:
+        if index == 1 and first.ndim > 1:
+            return Format(lambda batch: batch.movedim(1, 0), lambda rows: rows.movedim(0, 1))
+        return Format(lambda batch: batch, lambda rows: rows)
+    if isinstance(first, Mapping):
+        return Format(_named, _mapping(kind))
+    if not isinstance(first, list | tuple):
+        raise UnsupportedDataFormatException(f"Batches of type {kind.__name__} are not supported by default; {_CURE}")
+    if not first:
+        raise UnsupportedDataFormatException(f"Unable to index the batch of type {kind.__name__}: it is empty")
+    build: Callable[[Any], Any] = (lambda parts: kind(*parts)) if hasattr(first, "_fields") else kind
+    features = _shared(first)
+    if index is None:
+        index = _dimension(len(first), features, expected)
+    if index == 0:
+        return Format(trees.Objects, build)
+    if features is None:
+        raise UnsupportedDataFormatException(
+            f"the features of the batch do not have one entry a row each; {_CURE}, or pass batch_format_index=0 if it "
+            "is a list of samples"
+        )
+    return Format(_listed, build)
+
+
+def _dimension(samples: int, features: int | None, expected: int | None) -> int:
+    """Where the rows are: 0, the list is one of samples; 1, its entries are features."""
+    size = expected if expected is not None else features
+    if features is not None and features == samples == size:
+        raise UnsupportedDataFormatException(
+            f"Both dimension 0 and dimension 1 match the batch size of {size}; pass batch_format_index=1 if the batch "
+            "is a list of features, or 0 if it is one of samples"
+        )
+    if features is not None and samples != size:
+        return 1
+    if samples == size:
+        return 0
+    raise UnsupportedDataFormatException(
+        f"Batch size {size} does not match dimension 0 or dimension 1 sizes, {samples} and {features}; {_CURE}, or "
+        "pass batch_format_index="
+    )
+
+
+def _mapping(kind: type[Any]) -> Callable[[Any], Any]:
+    """A mapping of that kind out of a dict, where the kind can be made so, as a BatchEncoding can."""
+    try:
+        kind({})
+    except TypeError:
+        return dict
+    return kind
+
+
+def _named(batch: Mapping[str, Any]) -> Batch:
+    count = next(filter(None, map(_count, batch.values())), 0)
+    return {name: _column(value, count) for name, value in batch.items()}
+
+
+def _listed(batch: list[Any] | tuple[Any, ...]) -> Batch:
+    count = _shared(batch) or 0
+    return [_column(value, count) for value in batch]
+
+
+def _column(value: Any, count: int) -> Batch:
+    """One entry a row: a tensor, a list of any objects, or a dict of these."""
+    if isinstance(value, Mapping):
+        return {name: _column(part, count) for name, part in value.items()}
+    if _count(value) != count:
+        got = f"{_count(value)} entries" if _count(value) is not None else f"a {type(value).__name__}"
+        raise UnsupportedDataFormatException(f"a part of the batch has {got} where {count} rows are; {_CURE}")
+    return value if isinstance(value, Tensor) else trees.Objects(value)
+
+
+def _shared(parts: list[Any] | tuple[Any, ...]) -> int | None:
+    """The number of rows that all parts have, if they agree."""
+    counts = {_count(part) for part in parts}
+    return counts.pop() if len(counts) == 1 else None
+
+
+def _count(value: Any) -> int | None:
+    """How many rows a part has; None where it has none."""
+    if isinstance(value, Tensor):
+        return value.shape[0] if value.ndim else None
+    if isinstance(value, Mapping):
+        return _shared(list(value.values()))
+    return len(value) if isinstance(value, list | tuple) else None

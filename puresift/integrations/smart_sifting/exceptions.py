@@ -1,0 +1,15 @@
+"""What the published API raises; all three are ValueErrors."""
+
+from __future__ import annotations
+
+
+class SiftConfigValidationException(ValueError):
+    """A configuration lacks a key, has one that nobody knows, or holds a value of the wrong type."""
+
+
+class UnsupportedDataFormatException(ValueError):
+    """The rows of a batch cannot be told apart, or cannot be accumulated."""
+
+
+class LossImplementationNotProvidedException(ValueError):
+    """There is no loss, or it does not implement the Loss interface."""
