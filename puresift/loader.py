@@ -259,7 +259,7 @@ def _batch_size(loader: Any) -> int | None:
 
 def _stateful(loader: Any) -> bool:
     """Whether a loader tells and takes its own position. Accelerate's forget how they shuffled, so they are counted."""
-    return all(hasattr(loader, name) for name in ("state_dict", "load_state_dict")) and not _inner(loader)
+    return all(hasattr(loader, name) for name in ("state_dict", "load_state_dict")) and _inner(loader) is None
 
 
 def _inner(loader: Any) -> Any:

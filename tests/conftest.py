@@ -1,9 +1,15 @@
 """Hypothesis profiles: `fast` by default, `--hypothesis-profile=thorough` for ten times as many examples."""
 
+import os
+
 import torch
 from hypothesis import HealthCheck, settings
 
-torch.set_num_threads(1)  # two workers share two cores, and bits depend on the number of threads
+collect_ignore = ["scripts"]  # users' scripts, which the tests run
+
+# Two workers share two cores, and bits depend on the number of threads, which Lightning would set by this variable.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # The first torch call takes longer than any deadline, and a compile law more than a health check allows.
 common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}

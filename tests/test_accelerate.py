@@ -15,10 +15,15 @@ door = pytest.importorskip("puresift.integrations.accelerate")
 
 @pytest.fixture(autouse=True)
 def alone():
-    """Accelerate keeps its state in class attributes."""
+    """Accelerate keeps its state in class attributes, where Trainers leave theirs too."""
+
+    def reset():
+        accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
+        accelerate.state.GradientState._reset_state()
+
+    reset()
     yield
-    accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
-    accelerate.state.GradientState._reset_state()
+    reset()
 
 
 def setting(source=None, **config):
