@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -151,7 +152,7 @@ def compiled(
     graphs = mode in _GRAPHS
     step = settings.count("pad_to", (1 if dynamic and not graphs else 16) if pad_to is None else pad_to)
     # By itself torch counts the frames of all scores together, by their shared code; newer ones can count them apart.
-    apart = "isolate_recompiles" in (getattr(torch.compile, "__kwdefaults__", None) or {})
+    apart = "isolate_recompiles" in inspect.signature(torch.compile).parameters  # Lightning wraps torch.compile
     limits: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": _FRAMES} if apart else {}
     shapes = None if dynamic else False  # not True, which would make symbols of the parameters' sizes too
     run: ScoreFn = torch.compile(score, dynamic=shapes, mode=mode, backend=backend, **limits)

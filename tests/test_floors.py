@@ -74,6 +74,7 @@ def test_the_lower_floors_are_pure(path):
         "typing",
         "copy",
         "functools",
+        "inspect",
         "itertools",
         "math",
     }

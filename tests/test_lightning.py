@@ -1,6 +1,9 @@
 """The door to Lightning, against the real library: what its Trainer does is what the plain loop does."""
 
 import random
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +18,7 @@ from tests.strategies import data, net
 lightning = pytest.importorskip("lightning.pytorch")
 door = pytest.importorskip("puresift.integrations.lightning")
 
+ROOT = Path(__file__).parents[1]
 BATCH = 8
 LOOP = "epoch_loop.batch_progress"
 # Lightning's own warnings, which no Trainer flag turns off; each is about the machine or the small problem.
@@ -320,12 +324,18 @@ def test_rules_without_weights_leave_the_batches_as_they_are(kind):
     same(module, loop)
 
 
-def test_ddp_scores_the_inner_module():
+def ddp():
     loop, module = plain(pools()), Module(weights=True)
     callback = sifting(module, weights=True)
     trainer(callback, strategy="ddp", devices=1).fit(module, callback.wrap(pools()))
-    torch.distributed.destroy_process_group()  # Lightning leaves it
     same(module, loop)
+
+
+def test_ddp_scores_the_inner_module():
+    """In a process of its own, for Lightning leaves a process group and its environment behind."""
+    code = "import torch; torch.set_num_threads(1); from tests import test_lightning; test_lightning.ddp()"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
 
 
 def test_the_other_import_name():
