@@ -10,13 +10,13 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # here and in the workers: a run has one core
 
-import torch  # noqa: E402
+import torch
 
-import bench.quality  # noqa: E402
-from bench.quality import costs, report, work  # noqa: E402
-from bench.quality.arms import ARMS, SHORTER  # noqa: E402
-from bench.quality.tasks import TASKS, Missing, loaded  # noqa: E402
-from bench.quality.training import run  # noqa: E402
+import bench.quality
+from bench.quality import costs, report, work
+from bench.quality.arms import ARMS, SHORTER
+from bench.quality.tasks import TASKS, Missing, loaded
+from bench.quality.training import run
 
 TIMED = ("shortened", "infobatch", "random", "relative-1", "importance", "katharopoulos")
 TUNED = 100  # first seed of the tuning, which no run has

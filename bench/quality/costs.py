@@ -15,7 +15,7 @@ import puresift as ps
 from bench import measure
 from bench.quality.arms import POOL, TABLE, WINDOW, Arm
 from bench.quality.tasks import Data, Task
-from bench.quality.training import Costs, compose, Ledger, compose, everything, fit, scorer, shuffled, windows
+from bench.quality.training import Costs, Ledger, compose, everything, fit, scorer, shuffled, windows
 
 POOLS = 24  # of a stream whose own time is taken
 

@@ -11,7 +11,7 @@ import random
 import sysconfig
 import zlib
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -255,7 +255,7 @@ TABLE = (
 TASKS = {task.name: task for task in TABLE}
 
 
-@lru_cache(maxsize=None)
+@cache
 def loaded(name: str, folder: Path) -> Data:
     """A task's data, read once a process.
 
