@@ -1,4 +1,4 @@
-"""The quality bench: runs that repeat and resume, budgets that add up, statistics that are right where we know the answer."""
+"""The quality bench: runs repeat and resume, budgets add up, statistics are right where the answer is known."""
 
 import json
 import time

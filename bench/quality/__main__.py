@@ -88,7 +88,7 @@ def _measured(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
 
 
 def _tuned(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
-    """The learning rate of the plain arm on the full budget, by the loss on rows kept for that; two seeds each."""
+    """The learning rate of the plain arm on the full budget, by the accuracy on rows kept for that; two seeds each."""
     task, data = TASKS[name], loaded(name, folder)
     prices = costs.read({"step": 1.0, "score": {}, "pool": {}})
     tried = {}
@@ -98,10 +98,9 @@ def _tuned(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
             for seed in (TUNED, TUNED + 1)
         ]
         share = [float(r.right.double().mean()) / data.valid["labels"][0].numel() for r in made]
-        tried[f"{lr:g}"] = {"nats": sum(r.nats for r in made) / 2, "accuracy": sum(share) / 2}
-        print(
-            f"{name:8} lr {lr:g}: accuracy {100 * tried[f'{lr:g}']['accuracy']:.2f}, {tried[f'{lr:g}']['nats']:.4f} nats"
-        )
+        accuracy, nats = sum(share) / 2, sum(r.nats for r in made) / 2
+        tried[f"{lr:g}"] = {"nats": nats, "accuracy": accuracy}
+        print(f"{name:8} lr {lr:g}: accuracy {100 * accuracy:.2f}, {nats:.4f} nats", flush=True)
     best = max(tried, key=lambda lr: tried[lr]["accuracy"])
     return {"lr": float(best), "tried": tried, "where": costs.where()}
 

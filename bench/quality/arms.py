@@ -1,7 +1,7 @@
 """The arms: what is trained on, as pure descriptions. Nothing here looks at data or at a clock.
 
-Every arm shares the batches' shape, bucketing, precision, optimizer, schedule and evaluation with the plain one, and has
-the settings of its source: none was tuned here.
+Every arm shares the batches' shape, bucketing, precision, optimizer, schedule and evaluation with the plain one, and
+has the settings of its source: none was tuned here.
 """
 
 from __future__ import annotations

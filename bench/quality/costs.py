@@ -101,7 +101,7 @@ def _drained(arm: Arm, task: Task, data: Data, model: Any, pools: list[torch.Ten
     def drain() -> None:
         read = ({name: leaf[ids] for name, leaf in train.items()} for ids in islice(cycle(pools), POOLS))
         stream = ps.sift(sifter, sifter.init(ps.key(0), first), ps.live(model), read)
-        for batch, weights, _, _ in stream:
+        for _, weights, _, _ in stream:
             if arm.score == "remembered":
                 stream.observe(losses[: len(weights)])
 

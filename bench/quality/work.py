@@ -73,9 +73,7 @@ def terms(home: Path, job: Job) -> dict[str, Any]:
     task = TASKS[job.task]
     costs = (read(home / "phi.json") or {}).get(job.task)
     if costs is None:
-        raise Missing(
-            f"what {job.task} is charged was not measured: python -m bench.quality --measure --task {job.task}"
-        )
+        raise Missing(f"its costs were not measured: python -m bench.quality --measure --task {job.task}")
     tuned = (read(home / "tuning.json") or {}).get(job.task, {"lr": task.lr, "tried": {}})
     arm = ARMS[job.arm]
     charges = {
