@@ -51,10 +51,11 @@ def load(folder):
     return tasks.Data(*parts, lambda seed: tasks._seeded(Bag, seed), pads)
 
 
-TINY = tasks.Task(
-    *("tiny", "bags of words", load, lambda model, batch: (model(batch), batch["labels"])),
-    *(EPOCHS, SIZE, 0.05, (0.02, 0.05), torch.float32),
-)
+def outputs(model, batch):
+    return model(batch), batch["labels"]
+
+
+TINY = tasks.Task("tiny", "bags of words", load, outputs, EPOCHS, SIZE, 0.05, (0.02, 0.05), torch.float32)
 
 
 @pytest.fixture

@@ -85,57 +85,60 @@ def _composer(pools: int) -> ps.Rule:
     return ps.interrupt(ps.ranked(keep=0.5), pools=pools, start=0.5, end=0.9, every=2)
 
 
+def _relative(beta: int) -> Arm:
+    says = f"percentile ** {beta} among 1,024 losses, unweighted, as in SageMaker"
+    return Arm(f"relative-{beta}", says, "sift", 1 / (1 + beta), lambda pools: ps.relative(beta=beta), "loss")
+
+
+def _clipped(name: str, share: float) -> Arm:
+    says = f"unbiased importance, clipped, {share} of the mean error's"
+    return Arm(name, says, "sift", share, lambda pools: clipped(share), "loss", normalised=True)
+
+
+def _rho(name: str, reference: Literal["charged", "free"]) -> Arm:
+    says = f"the tenth with the largest reducible loss, the reference {reference}"
+    return Arm(name, says, "sift", 0.1, lambda pools: ps.top(0.1), "reducible", reference=reference)
+
+
+def _random(pools: int) -> ps.Rule:
+    return ps.uniform(0.5)
+
+
+def _scored(pools: int) -> ps.Rule:
+    return ps.uniform(0.5)._replace(wants=always)
+
+
+def _norms(pools: int) -> ps.Rule:
+    return ps.importance(1 / 3, floor=0.0)
+
+
+def _third(pools: int) -> ps.Rule:
+    return of_bounded(ps.importance(1 / 3, floor=0.3))
+
+
+RS2 = "a fresh random part each epoch, in as many epochs as the full run"
+COMPOSER = "ranks in the pool, every second pool from .5 to .9 of the run"
+INFOBATCH = "half of the samples below the mean left out, all of them in the last eighth"
+NORMS = "in proportion to ||softmax - onehot||, unbiased, where that pays"
+THIRD = "ps.importance of 1 - exp(-loss), a third kept"
+REMEMBERED = "as importance, by losses remembered for up to four visits"
 TABLE = (
     Arm("full", "everything, for all of the budget", "plain", 1.0, budgets=(1.0,)),
     Arm("shortened", "plain, its schedule cut to the budget", "plain", 1.0),
-    Arm("rs2", "a fresh random part each epoch, in as many epochs as the full run", "rs2"),
-    Arm("random", "a random half of each pool, nothing scored", "sift", 0.5, lambda pools: ps.uniform(0.5), scored=0.0),
-    Arm(
-        *("random-scored", "the same half, scoring charged", "sift", 0.5),
-        *(lambda pools: ps.uniform(0.5)._replace(wants=always), "loss"),
-    ),
-    *(
-        Arm(
-            *(f"relative-{beta}", f"percentile ** {beta} among 1,024 losses, unweighted, as in SageMaker", "sift"),
-            *(1 / (1 + beta), lambda pools, beta=beta: ps.relative(beta=beta), "loss"),
-        )
-        for beta in (1, 2, 3)
-    ),
-    Arm(
-        *("composer", "ranks in the pool, every second pool from .5 to .9 of the run", "sift", 0.9),
-        *(_composer, "loss", 0.2),
-    ),
-    Arm("infobatch", "half of the samples below the mean left out, all of them in the last eighth", "infobatch"),
-    Arm(
-        *("katharopoulos", "in proportion to ||softmax - onehot||, unbiased, where that pays", "sift", 1 / 3),
-        *(lambda pools: ps.importance(1 / 3, floor=0.0), "error"),
-        governed=True,
-    ),
-    *(
-        Arm(
-            *(name, f"the tenth with the largest reducible loss, the reference {word}", "sift", 0.1),
-            *(lambda pools: ps.top(0.1), "reducible"),
-            reference=reference,
-        )
-        for name, word, reference in (("rho", "charged", "charged"), ("rho-free", "for free", "free"))
-    ),
-    *(
-        Arm(
-            *(name, f"unbiased importance, clipped, {share} of the mean error's", "sift", share),
-            *(lambda pools, share=share: clipped(share), "loss"),
-            normalised=True,
-        )
-        for name, share in (("importance", 0.5), ("importance-.4", 0.4))
-    ),
-    Arm(
-        *("importance-ps", "ps.importance of 1 - exp(-loss), a third kept", "sift", 1 / 3),
-        *(lambda pools: of_bounded(ps.importance(1 / 3, floor=0.3)), "loss"),
-        normalised=True,
-    ),
-    Arm(
-        *("remembered", "as importance, by losses remembered for up to four visits", "sift", 0.5),
-        *(lambda pools: clipped(0.5), "remembered"),
-        normalised=True,
-    ),
+    Arm("rs2", RS2, "rs2"),
+    Arm("random", "a random half of each pool, nothing scored", "sift", 0.5, _random, scored=0.0),
+    Arm("random-scored", "the same half, scoring charged", "sift", 0.5, _scored, "loss"),
+    _relative(1),
+    _relative(2),
+    _relative(3),
+    Arm("composer", COMPOSER, "sift", 0.9, _composer, "loss", 0.2),
+    Arm("infobatch", INFOBATCH, "infobatch"),
+    Arm("katharopoulos", NORMS, "sift", 1 / 3, _norms, "error", governed=True),
+    _rho("rho", "charged"),
+    _rho("rho-free", "free"),
+    _clipped("importance", 0.5),
+    _clipped("importance-.4", 0.4),
+    Arm("importance-ps", THIRD, "sift", 1 / 3, _third, "loss", normalised=True),
+    Arm("remembered", REMEMBERED, "sift", 0.5, lambda pools: clipped(0.5), "remembered", normalised=True),
 )
 ARMS = {arm.name: arm for arm in TABLE}

@@ -134,8 +134,8 @@ def _text(model: str, parts: dict[str, list[Row]]) -> Data:
             return type(built.model)(built.model.config).train()
 
     pads = {"input_ids": ps.Pad(built.pad_id, LONGEST), "attention_mask": ps.Pad(0, LONGEST)}
-    three = (examples(parts[part]) for part in ("train", "valid", "test"))
-    return Data(*three, small if model == "small" else build, pads)
+    train, valid, test = (examples(parts[part]) for part in ("train", "valid", "test"))
+    return Data(train, valid, test, small if model == "small" else build, pads)
 
 
 def _sst2(folder: Path, *, train: int = 2_400, flipped: float = 0.0, positive: float | None = None) -> Data:
@@ -164,11 +164,11 @@ def _phrases(folder: Path, *, model: str, train: int, test: int) -> Data:
     return _text(model, {"test": rows[:test], "train": rows[-train:], "valid": valid})
 
 
-# Pictures: what comes with scikit-learn.
-
-
-def _pictures(model: Any, batch: Examples) -> tuple[Tensor, Tensor]:
+def _labelled(model: Any, batch: Examples) -> tuple[Tensor, Tensor]:
     return model(batch["x"]), batch["labels"]
+
+
+# Pictures: what comes with scikit-learn.
 
 
 def _digits(folder: Path, *, train: int = 1000, valid: int = 197) -> Data:
@@ -190,10 +190,6 @@ def _digits(folder: Path, *, train: int = 1000, valid: int = 197) -> Data:
 
 
 # Characters: the source of Python's standard library.
-
-
-def _characters(model: Any, batch: Examples) -> tuple[Tensor, Tensor]:
-    return model(batch["x"]), batch["labels"]
 
 
 def _chars(folder: Path, *, train: int, valid: int, test: int) -> Data:
@@ -224,33 +220,20 @@ def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 MINILM = (2e-5, 5e-5, 1e-4)
-ONES = (5e-4, 1e-3, 2e-3)
+SMALL, ONES = (2.5e-4, 5e-4, 1e-3), (5e-4, 1e-3, 2e-3)
 PHRASES = partial(_phrases, model="minilm", train=6_400, test=4_000)
 SCRATCH = partial(_phrases, model="small", train=60_000, test=7_000)
 CHARS = partial(_chars, train=16_000, valid=500, test=1_500)
 # What a full run takes decides the sizes: at most a minute on one core.
+FLIPPED, THIN = partial(_sst2, flipped=0.2), partial(_sst2, positive=0.1)
 TABLE = (
     Task("sst2", "2,400 SST-2 sentences, MiniLM", _sst2, _sentences, 2, 16, 5e-5, MINILM),
     Task("phrases", "6,400 GLUE SST-2 phrases, MiniLM", PHRASES, _sentences, 1, 16, 5e-5, MINILM),
-    Task(
-        *("noisy", "SST-2 with 20 % of the labels flipped, MiniLM", partial(_sst2, flipped=0.2)),
-        *(_sentences, 2, 16, 5e-5, MINILM),
-    ),
-    Task(
-        *("thin", "SST-2 with 10 % positives, MiniLM", partial(_sst2, positive=0.1)),
-        *(_sentences, 2, 16, 5e-5, MINILM),
-        balanced=True,
-    ),
-    Task(
-        *("scratch", "60,000 GLUE phrases, 2 layers from scratch", SCRATCH),
-        *(_sentences, 1.5, 64, 5e-4, (2.5e-4, 5e-4, 1e-3)),
-    ),
-    Task(
-        *("digits", "8 x 8 digits, small convolutional net", _digits),
-        *(_pictures, 60, 32, 1e-3, ONES),
-        dtype=torch.float32,
-    ),
-    Task("chars", "characters of Python's library, small GPT", CHARS, _characters, 3, 32, 1e-3, ONES, many=True),
+    Task("noisy", "SST-2 with 20 % of the labels flipped, MiniLM", FLIPPED, _sentences, 2, 16, 5e-5, MINILM),
+    Task("thin", "SST-2 with 10 % positives, MiniLM", THIN, _sentences, 2, 16, 5e-5, MINILM, balanced=True),
+    Task("scratch", "60,000 GLUE phrases, 2 layers from scratch", SCRATCH, _sentences, 1.5, 64, 5e-4, SMALL),
+    Task("digits", "8 x 8 digits, small convolutional net", _digits, _labelled, 60, 32, 1e-3, ONES, torch.float32),
+    Task("chars", "characters of Python's library, small GPT", CHARS, _labelled, 3, 32, 1e-3, ONES, many=True),
 )
 TASKS = {task.name: task for task in TABLE}
 

@@ -172,7 +172,8 @@ def infobatch(sampler: ps.infobatch, ledger: Ledger, seed: int) -> Iterator[tupl
 def compose(arm: Arm, task: Task, data: Data, score: ScoreFn | None, table: Tensor | None, pools: int) -> ps.Sifter:
     """The arm's sifter, around a plain score; `table` holds the irreducible losses."""
     assert arm.rule is not None
-    size, whole = len(data.train["labels"]), score
+    size = len(data.train["labels"])
+    whole: ScoreFn | ps.Score | None = score
     if arm.score == "remembered":
         assert score is not None
         whole = ps.remembered(score, size, every=STALE)
@@ -276,7 +277,7 @@ def irreducible(
         model = data.build(1_000 + 2 * seed + number).to(device())
         epochs = ((ours[shuffled(len(ours), seed, epoch)], torch.ones(len(ours))) for epoch in itertools.count())
         fit(task, data, model, windows(data, epochs, task.batch_size), Ledger(steps), lr, lambda *_: None, stop)
-        score, params = scorer("loss", task, data, model), ps.live(model)
+        score, params = scorer("loss", task, data, model), ps.live(model)()  # once: it does not change any more
         for ids in theirs.split(POOL * task.batch_size):
             table[ids] = score(params, {name: leaf[ids].to(device()) for name, leaf in data.train.items()}).cpu()
     return table
