@@ -97,6 +97,13 @@ def test_every_arm_ends_within_a_step_of_its_budget_and_its_rate_at_zero(name, s
     assert made.fitted.last <= 0.05 * 1.5 / (share * UNITS), "the last step but one of a line that ends at zero"
 
 
+@pytest.mark.parametrize("name", SIFTED)
+def test_a_budget_of_less_than_a_window_is_used_all_the_same(name):
+    made = once(name, 7.0)
+    assert abs(made.ledger.spent - 7) <= 1
+    assert made.fitted.steps > 0
+
+
 def test_a_charged_reference_may_leave_less_than_the_others_but_never_overruns():
     made = once("rho", UNITS)
     assert made.ledger.parts["reference"] == training.REFERENCE * UNITS

@@ -222,10 +222,14 @@ def sifted(
     train = {name: leaf.to(device()) for name, leaf in data.train.items()}
     first = {name: leaf[: POOL * size] for name, leaf in train.items()}
 
+    ended = False
+
     def candidates() -> Iterator[Examples]:
+        nonlocal ended
         for epoch in itertools.count():
             for ids in shuffled(len(train["labels"]), seed, epoch).split(POOL * size):
                 if ledger.left <= int(stream.state.buffer.fill[0]) / size:  # enough is held for the rest
+                    ended = True
                     return
                 ledger.charge("pool", costs.pool[arm.name] * len(ids) / (POOL * size))
                 counts["candidates"] += len(ids)
@@ -235,8 +239,12 @@ def sifted(
     stream = ps.sift(sifter, sifter.init(ps.key(seed), first), ps.live(model), candidates(), **judge)
 
     def feed() -> Feed:
-        for batch, weights, _, _ in stream:
-            yield batch["id"].cpu(), weighed(weights)
+        try:
+            for batch, weights, _, _ in stream:
+                yield batch["id"].cpu(), weighed(weights)
+        except ValueError:  # a budget of less than a window of batches: what there is leaves below
+            if not ended:
+                raise
         _, rest = sifter.flush(stream.state)
         if rest:
             ids, weights = (torch.cat([part[k] for part in ((b["id"], w) for b, w in rest)]) for k in (0, 1))
@@ -247,7 +255,7 @@ def sifted(
         return weights / weights.mean() if arm.normalised else weights
 
     def observe(ids: Tensor, losses: Losses) -> None:
-        if arm.score == "remembered" and len(ids) == size:
+        if arm.score == "remembered" and not ended:  # nothing is scored after that
             stream.observe(losses)
 
     return feed(), observe
