@@ -116,6 +116,7 @@ def _timed(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
         raise Missing(f"its costs were not measured: python -m bench.quality --measure --task {name}")
     share = (o.budgets or SHORTER)[0]
     units, lr = share * work.full_units(task, data), work.terms(o.results, work.Job(name, "full", 1.0, 0))["lr"]
+    run(ARMS["importance"], task, data, 16, seed=0, costs=costs.read(record), lr=lr)  # first calls are slow
     ratios: dict[str, float] = {}
     for arm in ["shortened", *(arm for arm in o.arms or TIMED if arm != "shortened")]:
         made = run(ARMS[arm], task, data, units, seed=o.seeds[0], costs=costs.read(record), lr=lr, by_clock=True)

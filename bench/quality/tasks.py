@@ -223,7 +223,7 @@ MINILM = (2e-5, 5e-5, 1e-4)
 SMALL, ONES = (2.5e-4, 5e-4, 1e-3), (5e-4, 1e-3, 2e-3)
 PHRASES = partial(_phrases, model="minilm", train=6_400, test=4_000)
 SCRATCH = partial(_phrases, model="small", train=60_000, test=7_000)
-CHARS = partial(_chars, train=16_000, valid=500, test=1_500)
+CHARS = partial(_chars, train=12_000, valid=500, test=1_500)
 # What a full run takes decides the sizes: at most a minute on one core.
 FLIPPED, THIN = partial(_sst2, flipped=0.2), partial(_sst2, positive=0.1)
 TABLE = (
