@@ -1,0 +1,24 @@
+"""Does sifting pay? Arms that a sceptic would run, at equal cost, on several tasks, over several seeds.
+
+    python -m bench.quality --measure                       first, on a quiet machine: what everything is charged
+    python -m bench.quality --tune                          the learning rate of the plain arm, for all of them
+    python -m bench.quality --workers 2 --minutes 60        whatever runs are left, an hour of them
+    python -m bench.quality --task scratch --arms shortened,importance --budgets 60,25 --seeds 0-9
+    python -m bench.quality --real-time --task scratch      a few arms by the clock, against what they are charged
+    python -m bench.quality --report                        tables and figures out of whatever is there
+
+**Budget.** The unit is one plain training step at the task's batch shape. A batch trained on costs its rows' share of a
+unit, a row scored phi / batch size, a pool what the sifter itself takes; all three were measured before, in turns, and
+every run is charged the same. A run ends with the step that brings it nearest to its budget; its learning rate goes up
+over 6 % and down to zero by units spent. So the result of a run does not depend on what else the machine does, and two
+runs of a seed agree to the bit; whether the units are right is what --real-time is for.
+
+**Alike for all.** Batches of one size, sorted by length within windows of eight; pools of four batches, scored in
+pieces of like length; precision, optimizer, schedule, evaluation. The learning rate is tuned for the plain arm, on rows
+that are not the test rows. Settings of the other arms are those of their sources; the column `trials` counts what was
+tried.
+
+**Declared before the runs**, on five seeds or more, paired by seed and test row, by a bootstrap over both. A *win*:
+better than `shortened` and than `rs2` at the same budget, both 95 % intervals above zero. *Lossless*: on average within
+.3 points of `full`, and the lower end of the 95 % interval above -1 point.
+"""

@@ -1,0 +1,153 @@
+"""The command line of the quality bench; see the package."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+os.environ["OMP_NUM_THREADS"] = "1"  # here and in the workers: a run has one core
+
+import torch
+
+import bench.quality
+from bench.quality import costs, report, work
+from bench.quality.arms import ARMS, SHORTER
+from bench.quality.tasks import TASKS, Missing, loaded
+from bench.quality.training import run
+
+TIMED = ("shortened", "infobatch", "random", "relative-1", "importance", "katharopoulos")
+TUNED = 100  # first seed of the tuning, which no run has
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "bench.quality", description=bench.quality.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--task", type=_names(TASKS, "task"), default=list(TASKS), metavar="NAMES", help=", ".join(TASKS))
+    add("--arms", type=_names(ARMS, "arm"), default=None, metavar="NAMES", help=", ".join(ARMS))
+    add("--seeds", type=_seeds, default=list(range(5)), metavar="0-4", help="such as 0-4 or 0,7")
+    add("--budgets", type=_budgets, default=None, metavar="60,40,25", help="percent of the full run")
+    add("--data", type=Path, default=Path("../shared/data"), help="folder of sst2/ and glue-sst2/")
+    add("--results", type=Path, default=work.HOME, metavar="FOLDER", help="where the runs' files are")
+    add("--workers", type=int, default=1, help="processes, a core each")
+    add("--minutes", type=float, default=None, help="stop after so many")
+    add("--again", action="store_true", help="measure or tune again, though runs would be stale then")
+    what = parser.add_mutually_exclusive_group()
+    for name in ("measure", "tune", "real-time", "report"):
+        what.add_argument(f"--{name}", action="store_true")
+    o = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    folder = o.data.resolve()
+    if o.measure:
+        return _each(o, folder, "phi.json", _measured)
+    if o.tune:
+        return _each(o, folder, "tuning.json", _tuned)
+    if o.real_time:
+        return _each(o, folder, "realtime.json", _timed)
+    if o.report:
+        print(report.report(o.results, o.task, o.seeds))
+        return 0
+    todo = work.jobs(o.task, o.arms or list(ARMS), o.budgets, o.seeds)
+    failed = work.work(todo, folder, o.results, workers=o.workers, minutes=o.minutes)
+    return min(failed, 1)
+
+
+def _each(o: argparse.Namespace, folder: Path, file: str, make: Any) -> int:
+    """One entry a task in a file, unless it is there already; tasks that cannot be made are named."""
+    failed = 0
+    for name in o.task:
+        content = work.read(o.results / file) or {}
+        if name in content and not o.again and file != "realtime.json":
+            print(f"{name}: is in {file} already; --again makes it anew, and runs made before stale")
+            continue
+        try:
+            content[name] = make(o, name, folder)
+        except Missing as missing:
+            print(f"missing: {name}: {missing}", file=sys.stderr)
+            failed = 1
+            continue
+        work.write(o.results / file, content)
+    return failed
+
+
+def _measured(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
+    """What the task charges."""
+    task, data = TASKS[name], loaded(name, folder)
+    record = costs.charged(task, data)
+    units = work.full_units(task, data)
+    phi = ", ".join(f"{kind} {value:.3f}" for kind, value in record["score"].items())
+    print(
+        f"{name:8} a step {1e3 * record['step']:.1f} ms, a full run {units * record['step']:.0f} s; phi {phi}",
+        flush=True,
+    )
+    return {**record, "units": units}
+
+
+def _tuned(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
+    """The learning rate of the plain arm on the full budget, by the accuracy on rows kept for that; two seeds each."""
+    task, data = TASKS[name], loaded(name, folder)
+    prices = costs.read({"step": 1.0, "score": {}, "pool": {}})
+    tried = {}
+    for lr in task.grid:
+        made = [
+            run(ARMS["full"], task, data, work.full_units(task, data), seed=seed, costs=prices, lr=lr, held_out="valid")
+            for seed in (TUNED, TUNED + 1)
+        ]
+        share = [float(r.right.double().mean()) / data.valid["labels"][0].numel() for r in made]
+        accuracy, nats = sum(share) / 2, sum(r.nats for r in made) / 2
+        tried[f"{lr:g}"] = {"nats": nats, "accuracy": accuracy}
+        print(f"{name:8} lr {lr:g}: accuracy {100 * accuracy:.2f}, {nats:.4f} nats", flush=True)
+    best = max(tried, key=lambda lr: tried[lr]["accuracy"])
+    return {"lr": float(best), "tried": tried, "where": costs.where()}
+
+
+def _timed(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
+    """A few arms by the clock: what they would have been charged when their time was up, over their budget.
+
+    Dividing by the same of `shortened` takes out how fast the machine is today.
+    """
+    task, data = TASKS[name], loaded(name, folder)
+    record = (work.read(o.results / "phi.json") or {}).get(name)
+    if record is None:
+        raise Missing(f"its costs were not measured: python -m bench.quality --measure --task {name}")
+    share = (o.budgets or SHORTER)[0]
+    units, lr = share * work.full_units(task, data), work.terms(o.results, work.Job(name, "full", 1.0, 0))["lr"]
+    run(ARMS["importance"], task, data, 16, seed=0, costs=costs.read(record), lr=lr)  # first calls are slow
+    ratios: dict[str, float] = {}
+    for arm in ["shortened", *(arm for arm in o.arms or TIMED if arm != "shortened")]:
+        made = run(ARMS[arm], task, data, units, seed=o.seeds[0], costs=costs.read(record), lr=lr, by_clock=True)
+        ratios[arm] = made.ledger.charged / units
+        off = ratios[arm] / ratios["shortened"] - 1
+        verdict = "agrees" if abs(off) <= 0.05 else "DIFFERS"
+        print(
+            f"{name:8} {arm:14} {made.seconds:6.1f} s  charged {ratios[arm]:.3f} of its budget, {off:+.1%}: {verdict}"
+        )
+    relative = {arm: ratio / ratios["shortened"] - 1 for arm, ratio in ratios.items()}
+    return {"budget": share, "charged": ratios, "against shortened": relative, "where": costs.where()}
+
+
+def _names(table: Any, word: str) -> Any:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := sorted(set(names) - set(table)):
+            raise argparse.ArgumentTypeError(f"no {word} {', '.join(unknown)}; there are {', '.join(table)}")
+        return names
+
+    return parse
+
+
+def _seeds(text: str) -> list[int]:
+    first, _, last = text.partition("-")
+    return list(range(int(first), int(last) + 1)) if last else [int(seed) for seed in text.split(",")]
+
+
+def _budgets(text: str) -> list[float]:
+    return [float(part) / 100 for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

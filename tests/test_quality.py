@@ -1,0 +1,345 @@
+"""The quality bench: runs repeat and resume, budgets add up, statistics are right where the answer is known."""
+
+import json
+import time
+
+import numpy
+import pytest
+import torch
+from torch import nn
+
+import puresift as ps
+from bench.quality import __main__ as command
+from bench.quality import arms, report, tasks, training, verdicts, work
+from bench.quality.arms import ARMS
+
+ROWS, SIZE, EPOCHS = 256, 8, 3
+UNITS = EPOCHS * ROWS / SIZE
+SIFTED = [arm.name for arm in arms.TABLE if arm.kind == "sift"]
+COSTS = {
+    "step": 0.001,
+    "score": {"loss": 0.11, "error": 0.13},
+    "pool": {arm.name: 0.01 for arm in arms.TABLE if arm.kind != "plain"},
+}
+
+
+def examples(rows, seed):
+    """Words of two kinds; the label says which kind is the more frequent one."""
+    dice = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(2, 9, (rows,), generator=dice)
+    mask = (torch.arange(8) < lengths[:, None]).long()
+    words = torch.randint(1, 9, (rows, 8), generator=dice) * mask
+    labels = (((words > 4) * mask).sum(1) * 2 > lengths).long()
+    return {"input_ids": words, "attention_mask": mask, "labels": labels, "id": torch.arange(rows)}
+
+
+class Bag(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.words, self.drop, self.head = nn.Embedding(9, 6), nn.Dropout(0.1), nn.Linear(6, 2)
+
+    def forward(self, batch):
+        hidden = self.words(batch["input_ids"]) * batch["attention_mask"][..., None]
+        return self.head(self.drop(hidden.sum(1) / batch["attention_mask"].sum(1, keepdim=True)))
+
+
+def load(folder):
+    if folder.name == "nowhere":
+        raise tasks.Missing("no data in nowhere")
+    parts = (examples(rows, seed) for seed, rows in enumerate((ROWS, 40, 60)))
+    pads = {"input_ids": ps.Pad(0, 8), "attention_mask": ps.Pad(0, 8)}
+    return tasks.Data(*parts, lambda seed: tasks._seeded(Bag, seed), pads)
+
+
+def outputs(model, batch):
+    return model(batch), batch["labels"]
+
+
+TINY = tasks.Task("tiny", "bags of words", load, outputs, EPOCHS, SIZE, 0.05, (0.02, 0.05), torch.float32)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "tiny", TINY)
+    tasks.loaded.cache_clear()
+    checksum = load(tmp_path).checksum
+    work.write(tmp_path / "phi.json", {"tiny": {**COSTS, "checksum": checksum}})
+    return tmp_path
+
+
+def go(home, *more):
+    return command.main(["--task", "tiny", "--data", str(home), "--results", str(home), *more])
+
+
+def once(name, budget=0.3 * UNITS, seed=0, task=TINY, **more):
+    data = load(work.HOME)
+    return training.run(ARMS[name], task, data, budget, seed=seed, costs=training.Costs(**COSTS), lr=0.05, **more)
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_a_seed_repeats_and_another_one_differs(name):
+    one, again, other = once(name), once(name), once(name, seed=1)
+    assert torch.equal(one.right, again.right)
+    assert (one.nats, one.ledger.parts, one.counts, one.fitted) == (
+        again.nats,
+        again.ledger.parts,
+        again.counts,
+        again.fitted,
+    )
+    assert one.nats != other.nats
+
+
+@pytest.mark.parametrize("share", [1.0, 0.6, 0.25])
+@pytest.mark.parametrize("name", [name for name in ARMS if name != "rho"])
+def test_every_arm_ends_within_a_step_of_its_budget_and_its_rate_at_zero(name, share):
+    made = once(name, share * UNITS)
+    assert abs(made.ledger.spent - share * UNITS) <= 1, "whole steps come no nearer than half of one"
+    assert made.fitted.last <= 0.05 * 1.5 / (share * UNITS), "the last step but one of a line that ends at zero"
+
+
+@pytest.mark.parametrize("name", SIFTED)
+def test_a_budget_of_less_than_a_window_is_used_all_the_same(name):
+    made = once(name, 7.0)
+    assert abs(made.ledger.spent - 7) <= 1
+    assert made.fitted.steps > 0
+
+
+def test_a_charged_reference_may_leave_less_than_the_others_but_never_overruns():
+    made = once("rho", UNITS)
+    assert made.ledger.parts["reference"] == training.REFERENCE * UNITS
+    assert UNITS - 1 <= made.ledger.spent <= UNITS + 1
+    assert once("rho-free", UNITS).ledger.parts["reference"] == 0
+
+
+@pytest.mark.parametrize("name", [*SIFTED, "full", "rs2", "infobatch"])
+def test_what_is_charged_is_what_was_done(name):
+    made = once(name)
+    phi = COSTS["score"]["error" if ARMS[name].score == "error" else "loss"]
+    parts = made.ledger.parts
+    assert parts["train"] == pytest.approx(made.fitted.rows / SIZE)
+    assert parts["score"] == pytest.approx(phi * made.counts["scored"] / SIZE)
+    if name in SIFTED:
+        assert parts["pool"] == pytest.approx(0.01 * made.counts["candidates"] / (arms.POOL * SIZE))
+    assert made.ledger.charged == pytest.approx(sum(parts.values()))
+
+
+def test_scored_rows_are_those_of_the_arm():
+    """Random scores nothing, remembered less than all, and composer a fifth, so that it reads about what it planned."""
+    assert once("random").counts["scored"] == 0
+    charged = once("random-scored").counts
+    assert charged["scored"] == charged["candidates"]
+    remembered = once("remembered", 2 * UNITS).counts
+    assert 0 < remembered["scored"] < 0.7 * remembered["candidates"]
+    composer = once("composer", 2 * UNITS).counts
+    assert composer["scored"] / composer["candidates"] == pytest.approx(0.2, abs=0.05)
+
+
+@pytest.mark.parametrize(("name", "keep"), [("random", 0.5), ("relative-1", 0.5), ("relative-3", 0.25), ("rho", 0.1)])
+def test_an_arm_keeps_what_it_plans(name, keep):
+    made = once(name, UNITS)
+    assert made.fitted.rows / made.counts["candidates"] == pytest.approx(keep, rel=0.3)
+
+
+def test_the_rate_goes_up_and_down_to_zero():
+    assert training.rate(2.0, 0.0) == training.rate(2.0, 1.0) == training.rate(2.0, 1.3) == 0
+    assert training.rate(2.0, training.WARM_UP) == 2.0
+    assert training.rate(2.0, 0.53) == pytest.approx(1.0)
+
+
+def test_plain_epochs_hold_every_row_once_in_batches_of_like_length():
+    data = load(work.HOME)
+    feed = training.windows(data, training.everything(ROWS, 3), SIZE)
+    epoch = [next(feed)[0] for _ in range(ROWS // SIZE)]
+    assert sorted(torch.cat(epoch).tolist()) == list(range(ROWS))
+    lengths = data.train["attention_mask"].sum(1)
+    spreads = [int(lengths[ids].max() - lengths[ids].min()) for ids in epoch]
+    assert sum(spreads) / len(spreads) < 2, "random batches of 8 would spread by 5 or so"
+
+
+def test_clipped_importance_is_its_formula():
+    losses = torch.tensor([0.0, 0.1, 2.0, 50.0])
+    rule = arms.clipped(0.5)
+    state, _ = rule.select(rule.init(), torch.tensor([1.0, 1.0, 1.0]))
+    _, odds = rule.select(state, losses)
+    e = 1 - numpy.exp(-numpy.array([1.0, 1.0, 1.0, 0.0, 0.1, 2.0, 50.0]))
+    expected = numpy.clip(0.5 * (0.7 * e[3:] / e.mean() + 0.3), 0.05, 1)
+    assert odds.probs.tolist() == pytest.approx(expected.tolist())
+    assert odds.weights.tolist() == pytest.approx((1 / expected).tolist())
+
+
+# Files.
+
+
+def test_a_killed_queue_goes_on_where_it_stopped(home, capsys):
+    assert go(home, "--arms", "full,shortened,importance", "--seeds", "0", "--budgets", "100,40") == 0
+    files = sorted(home.glob("tiny/*.json"))
+    assert [file.name for file in files] == ["full-100-0.json", "importance-40-0.json", "shortened-40-0.json"]
+    before = {file: file.read_bytes() for file in files}
+    files[1].unlink()
+    (home / "tiny" / ".full-100-1.json.77").write_text("half of a fi")
+    assert go(home, "--arms", "full,shortened,importance", "--seeds", "0-1", "--budgets", "100,40") == 0
+    assert "2 of 6 runs are there, 4 to go" in capsys.readouterr().out
+    assert {file: file.read_bytes() for file in (files[0], files[2])} == {
+        file: before[file] for file in (files[0], files[2])
+    }
+    old, new = json.loads(before[files[1]]), json.loads(files[1].read_text())
+    moving = {"seconds", "date"}
+    assert {k: v for k, v in old.items() if k not in moving} == {k: v for k, v in new.items() if k not in moving}
+
+
+def test_a_row_tells_all_and_its_accuracy_is_that_of_its_rows(home):
+    go(home, "--arms", "importance", "--seeds", "0", "--budgets", "60")
+    row = json.loads((home / "tiny" / "importance-60-0.json").read_text())
+    assert {"task", "arm", "seed", "accuracy", "seconds", "phi", "keep", "budget", "trials", "versions"} <= set(row)
+    assert (row["phi"], row["trials"], row["budget"]) == (0.11, 1, 0.6)
+    assert verdicts.scores(row).mean() == pytest.approx(100 * row["accuracy"])
+
+
+def test_other_costs_make_runs_stale(home, capsys):
+    go(home, "--arms", "full,importance", "--seeds", "0", "--budgets", "100,40")
+    prices = json.loads((home / "phi.json").read_text())
+    prices["tiny"]["score"]["loss"] = 0.2
+    work.write(home / "phi.json", prices)
+    capsys.readouterr()
+    go(home, "--report", "--seeds", "0")
+    assert "1 runs were left out" in capsys.readouterr().out, "the plain run is charged no score"
+    go(home, "--arms", "full,importance", "--seeds", "0", "--budgets", "100,40")
+    assert "1 of 2 runs are there, 1 to go" in capsys.readouterr().out
+
+
+def test_missing_data_is_named_and_time_is_kept(home, capsys):
+    started = time.monotonic()
+    assert go(home, "--minutes", "0") == 0
+    assert time.monotonic() - started < 5
+    assert not list(home.glob("tiny/*.json"))
+    tasks.loaded.cache_clear()
+    assert command.main(["--task", "tiny", "--data", "nowhere", "--results", str(home), "--seeds", "0"]) == 1
+    assert "no data in nowhere" in capsys.readouterr().err
+
+
+def test_a_run_that_is_told_to_stop_leaves_nothing(home):
+    calls = iter(range(100))
+    with pytest.raises(training.Stopped):
+        work.perform(work.Job("tiny", "importance", 0.4, 0), home, home, lambda: next(calls) > 5)
+    assert not list(home.glob("tiny/*"))
+
+
+def test_all_arms_of_one_seed_come_before_the_next():
+    queue = work.jobs(["digits", "sst2"], ["full", "rs2"], None, [0, 1])
+    assert [job.seed for job in queue] == sorted(job.seed for job in queue)
+    assert len(queue) == 2 * 2 * 4
+
+
+def test_the_learning_rate_is_tuned_on_the_plain_arm_and_its_trials_are_told(home):
+    assert go(home, "--tune") == 0
+    tuned = json.loads((home / "tuning.json").read_text())["tiny"]
+    assert set(tuned["tried"]) == {"0.02", "0.05"}
+    assert work.terms(home, work.Job("tiny", "full", 1.0, 0))["trials"] == 2
+    assert work.terms(home, work.Job("tiny", "rs2", 0.4, 0))["trials"] == 1
+    assert work.terms(home, work.Job("tiny", "rs2", 0.4, 0))["lr"] == tuned["lr"]
+
+
+def test_by_the_clock_a_run_ends_when_its_time_is_up(monkeypatch):
+    """A clock that moves by two milliseconds a look; what is charged no longer decides."""
+    looks = iter(range(10_000))
+    monkeypatch.setattr(training.time, "perf_counter", lambda: 0.002 * next(looks))
+    made = once("full", 40, by_clock=True)
+    assert made.ledger.spent > 40
+    assert made.fitted.steps < 20, "in its forty milliseconds the clock is looked at twenty times"
+    assert made.fitted.last < 0.05 * 0.2
+
+
+def test_what_is_packed_comes_back():
+    for most, size in ((1, 13), (64, 7), (1, 0)):
+        values = torch.randint(0, most + 1, (size,), generator=torch.Generator().manual_seed(size))
+        assert work.unpacked(work.packed(values, most), size, most).tolist() == values.tolist()
+
+
+# Statistics.
+
+
+def test_intervals_cover_what_they_should():
+    """Seeds and rows both vary; the truth lies within 95 % intervals at least nine times in ten."""
+    dice = numpy.random.default_rng(0)
+    inside = 0
+    for n in range(60):
+        table = 1.0 + dice.normal(0, 0.2, (8, 1)) + dice.normal(0, 2.0, (1, 200)) + dice.normal(0, 2.0, (8, 200))
+        found = verdicts.interval(table, draws=400, seed=n)
+        assert found.low < found.mean < found.high
+        inside += found.low <= 1.0 <= found.high
+    assert inside >= 54
+    width = verdicts.interval(dice.normal(0, 1, (5, 400))), verdicts.interval(dice.normal(0, 1, (5, 40)))
+    assert width[0].high - width[0].low < width[1].high - width[1].low
+
+
+def gap(mean, low, high, seeds=5):
+    return verdicts.Gap(mean, low, high, seeds)
+
+
+def test_a_win_needs_both_rivals_and_five_seeds():
+    good, poor = gap(0.5, 0.1, 0.9), gap(0.5, -0.1, 1.1)
+    assert verdicts.win(good, good) is True
+    assert verdicts.win(good, poor) is False
+    assert verdicts.win(poor, good) is False
+    assert verdicts.win(good, None) is None
+    assert verdicts.win(good, gap(0.5, 0.1, 0.9, seeds=4)) is None
+
+
+def test_lossless_is_near_on_average_and_not_far_at_worst():
+    assert verdicts.lossless(gap(-0.3, -0.9, 0.3)) is True
+    assert verdicts.lossless(gap(-0.31, -0.9, 0.3)) is False
+    assert verdicts.lossless(gap(0.0, -1.0, 1.0)) is False
+    assert verdicts.lossless(gap(0.0, -0.5, 0.5, seeds=3)) is None
+
+
+def made(right, seed, groups=None):
+    right = torch.as_tensor(right)
+    return {
+        **{"seed": seed, "nats": 0.5, "seconds": 1.0, "phi": 0.1, "keep": 0.5, "trials": 1},
+        "test": {"rows": len(right), "labels": 1, "right": work.packed(right, 1)},
+        "groups": groups and work.packed(torch.tensor(groups), 255),
+    }
+
+
+def cells(**shares):
+    """Arms at 60 % by their share of correct rows; rows are answered in the same order of difficulty by all."""
+    order = torch.randperm(400, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for name, share in shares.items():
+        budget = 1.0 if name == "full" else 0.6
+        found[name, budget] = {
+            seed: made((order < 400 * share + seed).long(), seed) for seed in range(5 if name != "late" else 2)
+        }
+    return found
+
+
+def test_pairs_make_a_small_gap_certain():
+    found = cells(full=0.90, shortened=0.87, rs2=0.88, importance=0.9, random=0.865)
+    better = verdicts.row(found, "importance", 0.6)
+    assert better["versus"]["shortened"]["mean"] == pytest.approx(3.0)
+    assert better["versus"]["full"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "seeds": 5}
+    assert (better["win"], better["lossless"]) == (True, True)
+    worse = verdicts.row(found, "random", 0.6)
+    assert (worse["win"], worse["lossless"]) == (False, False)
+    assert verdicts.row(found, "rs2", 0.6)["win"] is None, "a rival cannot win against itself"
+
+
+def test_balanced_accuracy_counts_classes_alike():
+    record = made([1, 1, 1, 1, 1, 1, 0, 0], 0, groups=[0, 0, 0, 0, 0, 0, 1, 1])
+    assert verdicts.scores(record).mean() == pytest.approx(50.0)
+
+
+def test_missing_cells_are_printed_as_missing(home, capsys):
+    go(home, "--arms", "full,shortened,relative-1", "--seeds", "0-1", "--budgets", "100,60")
+    (home / "tiny" / "relative-1-60-1.json").unlink()
+    capsys.readouterr()
+    assert go(home, "--report", "--seeds", "0-1") == 0
+    text = capsys.readouterr().out
+    rows = {tuple(cell.strip() for cell in line.split("|")[1:3]): line for line in text.splitlines() if "%" in line}
+    assert "missing" in rows["rho", "25%"]
+    assert "1, 1 missing" in rows["relative-1", "60%"]
+    assert "missing" not in rows["shortened", "60%"]
+    assert all(line.count("|") == report.HEAD[0].count("|") for line in rows.values() if line.startswith("|"))
+    content = json.loads((home / "report.json").read_text())["tiny"]["rows"]
+    assert len(content) == sum(len(arm.budgets) for arm in arms.TABLE)
+    assert (home / "tiny.png").stat().st_size > 1000
