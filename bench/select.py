@@ -64,6 +64,12 @@ def ours(rule: ps.Rule, past: torch.Tensor, batch: dict[str, torch.Tensor], loss
     return once
 
 
+def alone(rule: ps.Rule, past: torch.Tensor, losses: torch.Tensor) -> Callable[[], Any]:
+    """Select by itself."""
+    state = rule.select(to(rule.init()), past)[0]
+    return lambda: rule.select(state, losses)
+
+
 def wrapper(
     past: torch.Tensor, batch: dict[str, torch.Tensor], losses: torch.Tensor, few: int
 ) -> dict[str, Callable[[], Any]]:
@@ -106,6 +112,7 @@ def measure(axis: str, history: int, pool: int, kind: str, rounds: int) -> dict[
     rounds = min(rounds, 3) if extrapolated else rounds
     few = FEW // history if extrapolated else 0
     arms = {name: ours(rule(history), past, batch, losses) for name, rule in RULES.items()}
+    arms |= {f"select, {name}": alone(rule(history), past, losses) for name, rule in RULES.items()}
     arms |= wrapper(past, batch, losses, few)
     repeats = {name: often(arm) for name, arm in arms.items()}  # calls of a millisecond are timed in bunches
     times = interleaved({name: repeated(arm, repeats[name]) for name, arm in arms.items()}, rounds=rounds, warmup=1)
@@ -203,6 +210,10 @@ def main() -> None:
         note += "".join(f", {name} CDF error {error:.1e}" for name, error in row["cdf_error"].items())
         over = row["wrapper_over_exact"]["median"]
         print(f"{axis:8} {history:10,} {pool:7,} {kind:>7}{text} {over:10.1f}x{note}", flush=True)
+        if axis == "goal":
+            select = {name: row["milliseconds"][f"select, {name}"] for name in RULES}
+            cells = (f"{name} {c['median']:.3f} [{c['low']:.2f} {c['high']:.2f}]" for name, c in select.items())
+            print("  of that, select alone: " + ", ".join(cells))
     grown = {axis: growth(table, axis) for axis in ("history", "pool")}
     print("growth, time ~ size ** b: overall b, and b between the two largest")
     for axis, slopes in grown.items():

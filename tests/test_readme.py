@@ -30,8 +30,8 @@ for batch, weights, state, info in stream:
 """
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
+def blocks(language, text=TEXT):
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def test_the_python_blocks_run_one_after_another():
@@ -55,6 +55,44 @@ def test_the_python_blocks_run_one_after_another():
     assert names["schedule"].get_last_lr()[0] < 0.1 * 4 / 16, "the schedule follows the candidates read"
     names["schedule"].step()
     assert names["schedule"].get_last_lr()[0] == 0.0, "and ends at zero"
+
+
+DOORS = blocks("python", (ROOT / "puresift" / "integrations" / "README.md").read_text())
+NEEDS = {"accelerate": "Accelerator(", "huggingface": "huggingface.sift(", "lightning": "pl."}
+
+
+@pytest.mark.parametrize("block", DOORS, ids=range(len(DOORS)))
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_the_blocks_of_the_doors_run(block, tmp_path):
+    for package, use in NEEDS.items():
+        if use in block:
+            pytest.importorskip(package if package != "huggingface" else "transformers")
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3)
+
+    def loss(model, batch):
+        x, y = batch
+        return F.cross_entropy(model(x), y, reduction="none")
+
+    names = {
+        "F": F,
+        "torch": torch,
+        "ps": ps,
+        "model": model,
+        "loss": loss,
+        "score": ps.batched(model, loss),
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "loader": torch.utils.data.DataLoader(data(512), batch_size=64),
+    }
+    if "trainer.train()" in block:
+        from tests import test_huggingface as small
+
+        arguments = small.arguments(tmp_path, max_steps=2)
+        names["trainer"] = small.transformers.Trainer(small.bert(), arguments, train_dataset=small.Phrases())
+    before = model.weight.clone()
+    exec(compile(block, "README.md", "exec"), names)
+    trained = names["module"].model if "module" in names else model
+    assert "trainer.train()" in block or not torch.equal(trained.weight, before)
 
 
 def test_the_quickstart_is_the_agreed_one():
