@@ -198,9 +198,11 @@ def bars(axes: Any, names: Sequence[str], groups: Mapping[str, Sequence[Spread]]
         places = [place + (number - (len(groups) - 1) / 2) * width for place in range(len(names))]
         colours = [colour(group, number)] * len(names) if group else [colour(name) for name in names]
         heights = [row["median"] for row in rows]
-        drawn = axes.bar(places, heights, width * 0.94, color=colours, label=group or None)
+        axes.bar(places, heights, width * 0.94, color=colours, label=group or None)
         axes.errorbar(places, heights, whiskers(rows), fmt="none", ecolor="#222222", capsize=2)
-        axes.bar_label(drawn, [form.format(height) for height in heights], fontsize=8, padding=4)
+        above = {"xytext": (0, 4), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+        for place, row in zip(places, rows, strict=True):
+            axes.annotate(form.format(row["median"]), (place, row["high"]), **above)
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.grid(False, axis="x")
     axes.margins(y=0.2)
