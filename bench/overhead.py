@@ -43,6 +43,7 @@ from bench.measure import (
 )
 from bench.training import Batch, Fresh, Loss, Trainer
 from bench.wrapper import SiftingWrapper
+from puresift.integrations.smart_sifting.dataloader.sift_dataloader import SiftingDataloader
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 BASE: dict[str, int] = {}  # the defaults of BertConfig
@@ -113,6 +114,18 @@ def their_wrapper(model: nn.Module, loss: Loss, batch: Batch, history: int) -> S
     return wrapper
 
 
+def their_names(model: nn.Module, loss: Loss, pools: list[Batch], history: int) -> SiftingDataloader:
+    """The door for scripts written for Smart Sifting, which keeps its state as they expect it, over the pure core."""
+
+    class PerSample:
+        def loss(self, model: nn.Module, transformed_batch: Any, original_batch: Any = None) -> Tensor:
+            return loss(model, transformed_batch)
+
+    sift_config = {"beta_value": 1 / KEEP - 1, "loss_history_length": history}
+    sift_config["loss_based_sift_config"] = {"sift_config": {"sift_delay": 0}}
+    return SiftingDataloader(sift_config, pools, model=model, loss_impl=PerSample())
+
+
 def past(history: int) -> Tensor:
     return torch.rand(history, generator=torch.Generator().manual_seed(0))
 
@@ -148,6 +161,9 @@ def outside(model: nn.Module, train: Callable[[], None], pool: int, length: int,
         count |= {f"ours, {name}": pools, f"wrapper, {name}": pools}
         host[name] = {"ours": reads(sift, 10), "wrapper": reads(wrap, 10)}
         if name == "text":
+            door = their_names(idle, loss, [batch] * pools, history)
+            arms["smart_sifting names, text"] = lambda door=door: consume(door)
+            count["smart_sifting names, text"] = pools
             for part, run in parts(sifter, start, live, batch).items():
                 arms[f"  {part}"], count[f"  {part}"] = (lambda run=run, n=pools: [run() for _ in range(n)]), pools
     times = interleaved(arms, rounds=rounds)

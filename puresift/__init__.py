@@ -2,6 +2,7 @@
 
 from puresift import integrations
 from puresift import keys
+from puresift.adjust import by_error
 from puresift.adjust import drop_top
 from puresift.adjust import floor
 from puresift.adjust import hold
@@ -9,6 +10,7 @@ from puresift.adjust import mix
 from puresift.adjust import unbiased
 from puresift.audit import AuditLog
 from puresift.audit import read_log
+from puresift.auto import auto
 from puresift.buffers import empty
 from puresift.buffers import full
 from puresift.buffers import refill
@@ -98,10 +100,12 @@ __all__ = [
     "Sifter",
     "SiftingDataLoader",
     "anneal",
+    "auto",
     "autocast",
     "band",
     "batched",
     "bernoulli",
+    "by_error",
     "by_group",
     "change",
     "check",

@@ -1,4 +1,4 @@
-"""Wrappers that change odds: a rule in, a rule out.
+"""Wrappers that change odds, or what a rule sees: a rule in, a rule out.
 
 Those that change probabilities leave the weights alone; put `unbiased` around the whole to weigh by what results.
 """
@@ -288,3 +288,28 @@ def _gives_up_rows(rule: Rule) -> bool:
         if not unreadable(lost) and bool(lost):
             return True
     return False
+
+
+def by_error(rule: Rule) -> Rule:
+    """The rule, shown the chance of being wrong in place of the loss: 1 - exp(-loss), for losses in nats.
+
+    It lies in [0, 1), so that a few rows with a very large loss, outliers and wrong labels among them, do not take the
+    mean for themselves. The losses in the infos stay losses.
+
+    Args:
+        rule: any; for a rule by rank alone nothing changes but rounding.
+
+    Returns:
+        A rule with the same state.
+
+    Example:
+        >>> from puresift import weighted
+        >>> rule = by_error(weighted.importance(keep=0.5, floor=0.0))
+        >>> rule.select(rule.init(), torch.tensor([0.1, 9.0, 9.5]))[1].probs
+        tensor([0.0681, 0.7159, 0.7159])
+    """
+
+    def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
+        return rule.select(state, -torch.expm1(-losses.float().clamp(min=0)), **columns)
+
+    return Rule(rule.init, select, rule.wants)

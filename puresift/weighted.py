@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from puresift import settings
-from puresift.ranks import always, fill, mean, ranks
+from puresift.ranks import always, fill, mean, ranks, remember, unseen
 from puresift.settings import Number
 from puresift.types import Losses, Odds, Rule
 
@@ -16,7 +17,14 @@ class ImportanceState(NamedTuple):
     """Nothing to remember."""
 
 
-def importance(keep: Number, *, floor: Number = 0.1, bias: Number = 1.0) -> Rule:
+class MeanState(NamedTuple):
+    """The last scores, in a ring, for their mean."""
+
+    history: Tensor  # Float[history]
+    seen: Tensor  # Int64[], scores so far
+
+
+def importance(keep: Number, *, floor: Number = 0.1, bias: Number = 1.0, history: int | None = None) -> Rule:
     """Keep a row in proportion to its score and weigh it by the inverse: the least variance for an unbiased gradient.
 
         q = (1 - floor) * score / sum(score) + floor / B
@@ -27,6 +35,10 @@ def importance(keep: Number, *, floor: Number = 0.1, bias: Number = 1.0) -> Rule
     as 0, and where all are 0 every row is alike. With floor = 0 a row of score 0 is never kept, unless the others do
     not fill the plan, and its weight is 1.
 
+    With `history`, p = min(1, keep * ((1 - floor) * score / m + floor)), m the mean of that many scores, the pool's own
+    included: nothing is solved for, so a pool of low scores keeps less than one of high scores, and where a few
+    scores are far above the mean, less than the plan is kept.
+
     Differs from Katharopoulos & Fleuret (p = score / sum with replacement, weight 1 / (B p), no floor): each row is
     drawn once at most, and p is the inclusion probability itself, so that the weights are exact.
 
@@ -34,6 +46,7 @@ def importance(keep: Number, *, floor: Number = 0.1, bias: Number = 1.0) -> Rule
         keep: the planned fraction, in (0, 1].
         floor: the share of uniform in the mixture, in [0, 1].
         bias: the exponent of the weights, >= 0; below 1 it leans towards large scores, 0 weighs nothing.
+        history: how many scores their mean is taken over, at least a pool; by default each pool is its own measure.
 
     Returns:
         A rule with weights.
@@ -53,6 +66,8 @@ def importance(keep: Number, *, floor: Number = 0.1, bias: Number = 1.0) -> Rule
     settings.fraction("keep", keep)
     settings.level("floor", floor)
     settings.nonnegative("bias", bias)
+    if history is not None:
+        return _by_mean(keep, floor, bias, settings.count("history", history))
 
     def select(state: ImportanceState, losses: Losses, **columns: Any) -> tuple[ImportanceState, Odds]:
         size = losses.shape[0]
@@ -60,10 +75,29 @@ def importance(keep: Number, *, floor: Number = 0.1, bias: Number = 1.0) -> Rule
         average = mean(scores)
         relative = torch.where(average > 0, scores / average, 1.0)
         probs = fill((1 - floor) * relative + floor, keep * size)
-        weights = torch.where(probs > 0, (keep / probs.double()) ** bias, 1.0)
-        return state, Odds(probs, weights.clamp(max=torch.finfo(torch.float32).max).float())
+        return state, Odds(probs, _weights(keep, probs, bias))
 
     return Rule(ImportanceState, select, always)
+
+
+def _by_mean(keep: Number, floor: Number, bias: Number, length: int) -> Rule:
+    def init() -> MeanState:
+        return MeanState(*unseen(length))
+
+    def select(state: MeanState, losses: Losses, **columns: Any) -> tuple[MeanState, Odds]:
+        scores = losses.float().clamp(min=0)
+        history, seen = remember(state.history, state.seen, scores)
+        average = mean(torch.where(history.isinf(), 0.0, history), seen.clamp(max=length))
+        relative = torch.where(average > 0, scores.double() / average, 1.0)
+        probs = (keep * ((1 - floor) * relative + floor)).clamp(max=1).float()
+        return MeanState(history, seen), Odds(probs, _weights(keep, probs, bias))
+
+    return Rule(init, select, always)
+
+
+def _weights(keep: Number, probs: Tensor, bias: Number) -> Tensor:
+    weights = torch.where(probs > 0, (keep / probs.double()) ** bias, 1.0)
+    return weights.clamp(max=torch.finfo(torch.float32).max).float()
 
 
 class RankedState(NamedTuple):

@@ -46,6 +46,7 @@ RULES: dict[str, Callable[[], Member]] = {
     "prune": lambda: Member(ps.prune(ratio=0.6, history=64)),
     "importance": lambda: Member(ps.importance(keep=0.4)),
     "importance-pure": lambda: Member(ps.importance(keep=0.3, floor=0.0, bias=0.5)),
+    "importance-mean": lambda: Member(ps.importance(keep=0.4, floor=0.3, history=64)),
     "ranked": lambda: Member(ps.ranked(keep=0.3)),
 }
 WRAPPERS: dict[str, Callable[[], Member]] = {
@@ -73,6 +74,7 @@ WRAPPERS: dict[str, Callable[[], Member]] = {
     "by_group-loss": lambda: Member(
         ps.by_group(ps.delay(ps.prune(history=64), steps=1), groups=3, fractions="loss"), monotone=False, by_loss=False
     ),
+    "by_error": lambda: Member(ps.by_error(ps.importance(0.4, floor=0.3, history=64)), scale_free=False),
     "cover": lambda: Member(ps.cover(ps.relative(keep=0.3, history=64), size=96, epochs=3), False, by_loss=False),
     "cover-unbiased": lambda: Member(
         ps.unbiased(ps.cover(ps.interrupt(ps.importance(0.3), pools=8), size=96, epochs=2)), False, by_loss=False

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from puresift import chunks
 from tests.doors import BATCH, DOORS, TOLERANCE, plain
 
 
@@ -11,8 +12,11 @@ def reference():
     return plain()
 
 
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "large rows"])
 @pytest.mark.parametrize("door", DOORS)
-def test_a_door_keeps_and_trains_as_the_plain_loop(door, reference):
+def test_a_door_keeps_and_trains_as_the_plain_loop(door, cut, reference, monkeypatch):
+    if cut:
+        monkeypatch.setattr(chunks, "SIZE", 1)
     ids, weights = DOORS[door]()
     assert ids == reference[0]
     assert weights.keys() == reference[1].keys()

@@ -11,7 +11,7 @@ FLOORS = {
     1: "scores outputs tables rules cuts weighted draws buffers",
     2: "wrappers adjust groups cheap sifters memory combine tokenwise",
     3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers distributed handout "
-    "recorder images",
+    "recorder images auto",
     4: "cli loader report page figures drawing reading huggingface_settings",
     5: "accelerate due lightning huggingface huggingface_passes smart_sifting",  # the doors
 }
@@ -29,6 +29,7 @@ BESIDE = {
         ("ranks", "settings"),
         ("ranks", "types"),
     },
+    ("auto", "governor"),
     *{("draws", "keys"), ("stream", "metrics"), ("stream", "pools")},
     *{("recorder", "metrics"), ("recorder", "images"), ("cli", "report"), ("page", "report"), ("figures", "report")},
     *{("lightning", "due"), ("huggingface", "huggingface_passes")},

@@ -99,6 +99,14 @@ def importance(past, pool, keep=0.4, floor=0.1, bias=1.0):
     return p, [(keep / q) ** bias if q else 1.0 for q in p]
 
 
+def importance_mean(past, pool, keep=0.4, floor=0.3):
+    """Relative to the mean of the last scores, clipped at 1."""
+    seen = (past + pool)[-HISTORY:]
+    average = math.fsum(seen) / len(seen)
+    p = [min(1.0, keep * ((1 - floor) * (x / average if average else 1.0) + floor)) for x in pool]
+    return p, [keep / q for q in p]
+
+
 def composer(pool, keep):
     """Their rank weights, normalised; rows that tie share."""
     n = len(pool)
@@ -127,6 +135,7 @@ RULES = {
         lambda: ps.importance(keep=0.7, floor=0.0, bias=0.5),
         lambda past, pool: importance(past, pool, 0.7, 0.0, 0.5),
     ),
+    "importance-mean": (lambda: ps.importance(keep=0.4, floor=0.3, history=HISTORY), importance_mean),
     "importance-all": (lambda: ps.importance(keep=1.0), lambda past, pool: importance(past, pool, 1.0)),
     "ranked": (lambda: ps.ranked(keep=0.3), ranked),
     "ranked-mild": (lambda: ps.ranked(keep=0.8), lambda past, pool: ranked(past, pool, 0.8)),

@@ -164,7 +164,7 @@ def test_clipped_importance_is_its_formula():
     e = 1 - numpy.exp(-numpy.array([1.0, 1.0, 1.0, 0.0, 0.1, 2.0, 50.0]))
     expected = numpy.clip(0.5 * (0.7 * e[3:] / e.mean() + 0.3), 0.05, 1)
     assert odds.probs.tolist() == pytest.approx(expected.tolist())
-    assert odds.weights.tolist() == pytest.approx((1 / expected).tolist())
+    assert odds.weights.tolist() == pytest.approx((0.5 / expected).tolist())
 
 
 # Files.

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import puresift as ps
+from puresift import chunks
 from puresift.integrations.smart_sifting import (
     LossImplementationNotProvidedException,
     SiftConfigValidationException,
@@ -332,8 +333,10 @@ def steps(batches, model, optimizer):
         yield batch
 
 
-@pytest.mark.parametrize("delay", [0, 3])
-def test_it_keeps_what_the_pure_core_keeps(delay):
+@pytest.mark.parametrize(("delay", "cut"), [(0, False), (3, False), (0, True)])
+def test_it_keeps_what_the_pure_core_keeps(delay, cut, monkeypatch):
+    if cut:  # as rows of a megabyte would be
+        monkeypatch.setattr(chunks, "SIZE", 1)
     data = TensorDataset(torch.randn(160, 2), torch.arange(160))
     shuffled = lambda: DataLoader(data, 16, shuffle=True, generator=torch.Generator().manual_seed(5))  # noqa: E731
     models = [nn.Linear(2, 1), nn.Linear(2, 1)]

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 import puresift as ps
-from puresift.types import Losses
 
 POOL = 4  # batches' worth of candidates in a pool
 WINDOW = 8  # batches sorted by length among themselves
@@ -36,45 +35,9 @@ class Arm(NamedTuple):
     budgets: tuple[float, ...] = SHORTER
 
 
-class ClippedState(NamedTuple):
-    """The last losses, as 1 - exp(-loss), in a ring."""
-
-    history: Tensor  # Float[history], NaN where nothing was seen yet
-    seen: Tensor  # Int64[]
-
-
-def clipped(share: float, *, floor: float = 0.3, least: float = 0.05, history: int = 1024) -> ps.Rule:
-    """Importance sampling whose plan shrinks as losses concentrate: a row that is likely anyhow is not made up for.
-
-        e = 1 - exp(-loss);  p = clip(share * ((1 - floor) * e / mean(e) + floor), least, 1);  weight = 1 / p
-
-    The mean is over the last losses, the pool's own included. `ps.importance` solves for the one factor that keeps the
-    plan in place of clipping.
-    """
-
-    def init() -> ClippedState:
-        return ClippedState(torch.full((history,), torch.nan), torch.zeros((), dtype=torch.int64))
-
-    def select(state: ClippedState, losses: Losses, **columns: Any) -> tuple[ClippedState, ps.Odds]:
-        errors = bounded(losses)
-        places = (state.seen + torch.arange(len(errors), device=errors.device)) % history
-        state = ClippedState(state.history.index_copy(0, places, errors), state.seen + len(errors))
-        mean = state.history.nanmean()
-        ratio = torch.where(mean > 0, errors / mean, 1.0)
-        probs = (share * ((1 - floor) * ratio + floor)).clamp(least, 1)
-        return state, ps.Odds(probs, 1 / probs)
-
-    return ps.Rule(init, select, always)
-
-
-def bounded(losses: Losses) -> Tensor:
-    """Losses in nats as one minus the probability of the label, in [0, 1)."""
-    return -torch.expm1(-losses.float().clamp(min=0))
-
-
-def of_bounded(rule: ps.Rule) -> ps.Rule:
-    """The rule, shown 1 - exp(-loss) in place of the loss."""
-    return rule._replace(select=lambda state, losses, **columns: rule.select(state, bounded(losses), **columns))
+def clipped(share: float) -> ps.Rule:
+    """p = min(1, share * (.7 * e / mean(e) + .3)), e = 1 - exp(-loss), the mean over the last 1,024; weights 1 / p."""
+    return ps.by_error(ps.importance(share, floor=0.3, history=1024))
 
 
 def always(state: Any) -> Tensor:
@@ -113,7 +76,7 @@ def _norms(pools: int) -> ps.Rule:
 
 
 def _third(pools: int) -> ps.Rule:
-    return of_bounded(ps.importance(1 / 3, floor=0.3))
+    return ps.by_error(ps.importance(1 / 3, floor=0.3))
 
 
 RS2 = "a fresh random part each epoch, in as many epochs as the full run"
@@ -121,6 +84,7 @@ COMPOSER = "ranks in the pool, every second pool from .5 to .9 of the run"
 INFOBATCH = "half of the samples below the mean left out, all of them in the last eighth"
 NORMS = "in proportion to ||softmax - onehot||, unbiased, where that pays"
 THIRD = "ps.importance of 1 - exp(-loss), a third kept"
+AUTO = "ps.auto: importance, while the governor finds that it pays"
 REMEMBERED = "as importance, by losses remembered for up to four visits"
 TABLE = (
     Arm("full", "everything, for all of the budget", "plain", 1.0, budgets=(1.0,)),
@@ -139,6 +103,7 @@ TABLE = (
     _clipped("importance", 0.5),
     _clipped("importance-.4", 0.4),
     Arm("importance-ps", THIRD, "sift", 1 / 3, _third, "loss", normalised=True),
+    Arm("auto", AUTO, "sift", 0.5, lambda pools: clipped(0.5), "loss", governed=True),
     Arm("remembered", REMEMBERED, "sift", 0.5, lambda pools: clipped(0.5), "remembered", normalised=True),
 )
 ARMS = {arm.name: arm for arm in TABLE}

@@ -58,6 +58,7 @@ class Task(NamedTuple):
     dtype: torch.dtype = torch.bfloat16  # of training, scoring and evaluation, by autocast
     balanced: bool = False  # judged by the mean of the classes' accuracies
     many: bool = False  # labels a row
+    scored: torch.dtype | None = None  # where scores are cheaper than training: their own precision
 
     def loss(self, model: Any, batch: Examples) -> Tensor:
         """Cross-entropy of each row, Float[B], in nats; of each character, on average, where a row has many."""
@@ -232,6 +233,18 @@ TABLE = (
     Task("noisy", "SST-2 with 20 % of the labels flipped, MiniLM", FLIPPED, _sentences, 2, 16, 5e-5, MINILM),
     Task("thin", "SST-2 with 10 % positives, MiniLM", THIN, _sentences, 2, 16, 5e-5, MINILM, balanced=True),
     Task("scratch", "60,000 GLUE phrases, 2 layers from scratch", SCRATCH, _sentences, 1.5, 64, 5e-4, SMALL),
+    Task(
+        "scratch32",
+        "the same, trained in float32, scored in bfloat16",
+        SCRATCH,
+        _sentences,
+        1.5,
+        64,
+        5e-4,
+        SMALL,
+        torch.float32,
+        scored=torch.bfloat16,
+    ),
     Task("digits", "8 x 8 digits, small convolutional net", _digits, _labelled, 60, 32, 1e-3, ONES, torch.float32),
     Task("chars", "characters of Python's library, small GPT", CHARS, _labelled, 3, 32, 1e-3, ONES, many=True),
 )

@@ -191,8 +191,9 @@ def compose(arm: Arm, task: Task, data: Data, score: ScoreFn | None, table: Tens
 
 
 def scorer(kind: str, task: Task, data: Data, model: nn.Module) -> ScoreFn:
-    """A pool's losses, or errors, in the training's precision; rows of different lengths in pieces of like length."""
-    score = ps.autocast(task.error(model) if kind == "error" else ps.batched(model, task.loss), task.dtype)
+    """A pool's losses, or errors, in the training's precision unless the task has another; in pieces of like length."""
+    plain = task.error(model) if kind == "error" else ps.batched(model, task.loss)
+    score = ps.autocast(plain, task.scored or task.dtype)
     return ps.chunked(score, task.batch_size, length=length, pad=data.pads) if data.pads else score
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from puresift import chunks
 from puresift.buffers import full
 from puresift.loader import SiftingDataLoader
 from puresift.pools import size
@@ -76,7 +77,7 @@ def _box(loader: SiftingDataLoader, weights: str | bool | None) -> dict[str, Any
     """An empty container of the kind the batches are."""
     if weights:
         return {} if isinstance(weights, str) else []
-    rows = loader.state.buffer.rows
+    rows = chunks.first(loader.state.buffer.rows)
     if isinstance(rows, dict):
         return {}
     if type(rows) in (list, tuple):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puresift import keys, rules, trees, wrappers
+from puresift import chunks, keys, rules, trees, wrappers
 from puresift.distributed import in_step, rank_key
 from puresift.integrations.smart_sifting.dataloader import formats, hosted
 from puresift.integrations.smart_sifting.exceptions import SiftConfigValidationException, UnsupportedDataFormatException
@@ -130,7 +130,7 @@ class SiftingDataloader(Iterable[Any]):
         if first is None:
             return
         start = self._sifter.init(self._key(), first) if self.state is None else self._delayed(self.state)
-        stream = sift(self._sifter, start, live(self.model), chain([first], pools), skip=0)
+        stream = sift(self._sifter, start, live(self.model), chain([first], pools), skip=0, ahead=False)
         self.state, given = start, False
         while (sifted := self._next(stream, given)) is not None:
             self.state, given = sifted.state, True
@@ -192,7 +192,7 @@ class SiftingDataloader(Iterable[Any]):
 
     def _fits(self, rows: Batch, state: SiftState) -> None:
         try:
-            trees.like(trees.numbered(rows), state.buffer.rows)
+            trees.like(trees.numbered(rows), chunks.first(state.buffer.rows))
         except ValueError as error:
             raise UnsupportedDataFormatException(
                 f"{str(error).partition(';')[0]}; let the loader's collate function pad every batch to one shape, or "

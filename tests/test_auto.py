@@ -1,0 +1,63 @@
+"""The recommended setting: the parts it names, and nothing lost where it does not pay."""
+
+import pytest
+import torch
+
+import puresift as ps
+from tests import laws
+from tests.strategies import cross_entropy, loader, net
+
+
+class Clock:
+    """Seconds that work says it took."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def works(self, score, seconds):
+        """The score, at so many seconds a row."""
+
+        def timed(params, batch):
+            losses = score(params, batch)
+            self.now += seconds * len(losses)
+            return losses
+
+        return timed
+
+
+def test_it_is_the_composition_it_names():
+    model, pools = net(norm=False), list(loader())
+    score = ps.batched(model, cross_entropy)
+    ours, _ = ps.auto(score, batch_size=8)
+    rule = ps.by_error(ps.importance(0.5, floor=0.3, history=1024))
+    theirs = ps.sifter(score, rule, batch_size=8, draw=ps.systematic)
+    one, other = (
+        list(ps.sift(sifter, sifter.init(ps.key(0), pools[0]), ps.live(model), pools)) for sifter in (ours, theirs)
+    )
+    assert laws.equal(one, other)
+
+
+@pytest.mark.parametrize(("price", "sifts"), [(2.0, False), (0.01, True)], ids=["dear", "cheap"])
+def test_it_sifts_only_while_that_pays(price, sifts):
+    """Losses differ widely, so kept rows are worth more than random ones; scoring a row costs so many trained ones."""
+    pools = [torch.rand(32, generator=torch.Generator().manual_seed(n)).mul(5).sub(4).exp() for n in range(100)]
+    clock, trained = Clock(), 0
+    sifter, judge = ps.auto(clock.works(lambda params, batch: batch, price), batch_size=16, keep=0.4)
+    stream = ps.sift(sifter, sifter.init(ps.key(0), pools[0]), {}, pools, governor=judge, clock=clock)
+    for batch, _, _, _ in stream:
+        clock.now += len(batch)
+        trained += len(batch)
+    if sifts:
+        assert trained < 0.6 * 3200
+    else:
+        assert trained > 0.9 * 3200
+        assert clock.now < 1.1 * 3200, "the looks of the start and 2 % of the rest"
+
+
+def test_wrong_settings_are_refused_at_once():
+    with pytest.raises(ValueError, match=r"keep must be in \(0, 1\]"):
+        ps.auto(lambda params, batch: batch, batch_size=2, keep=1.5)
+    with pytest.raises(TypeError, match="colour"):
+        ps.auto(lambda params, batch: batch, batch_size=2, colour="red")
