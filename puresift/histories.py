@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from puresift.columns import unreadable
 from puresift.ranks import beside, exchange, mean, ranks, remember, slots, unseen
 from puresift.types import Losses
 
@@ -146,6 +147,11 @@ def _refined(edges: Tensor, mass: Tensor, losses: Losses) -> tuple[Tensor, Tenso
     """
     number, ones = edges.shape[0], torch.ones_like(losses, dtype=mass.dtype)
     place = torch.searchsorted(edges, losses)
+    load = mass.index_add(0, place.clamp(max=number - 1), ones)
+    heavy = ((load > 2 / number * (mass.sum() + losses.shape[0])) & ~_atoms(edges)).any()
+    heavy = heavy | ((losses < edges[0]) | (losses > edges[-1])).any()
+    if heavy.device.type == "cpu" and not unreadable(heavy) and not bool(heavy):
+        return edges, mass  # what follows would be thrown away; elsewhere, to ask would cost more
     come = torch.zeros_like(torch.cat([edges, losses[:1]]), dtype=torch.int64).index_add(
         0, place, torch.ones_like(place)
     )
@@ -161,9 +167,6 @@ def _refined(edges: Tensor, mass: Tensor, losses: Losses) -> tuple[Tensor, Tenso
     first = (moved[1:] == moved[:-1]) & (lower[:-2] < moved[:-1])
     moved = torch.cat([torch.where(first, _under(moved[:-1]), moved[:-1]), moved[-1:]])
     below = torch.nn.functional.pad(_known(edges, mass, moved), (1, 0))
-    load = mass.index_add(0, place.clamp(max=number - 1), ones)
-    heavy = ((load > 2 / number * sums[-1]) & ~_atoms(edges)).any()
-    heavy = heavy | ((losses < edges[0]) | (losses > edges[-1])).any()
     return torch.where(heavy, moved, edges), torch.where(heavy, below.diff().clamp(min=0), mass)
 
 

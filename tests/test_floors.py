@@ -20,6 +20,7 @@ FLOOR = {module: floor for floor, modules in FLOORS.items() for module in module
 BESIDE = {
     *{
         ("histories", "ranks"),
+        ("histories", "columns"),
         ("histories", "types"),
         ("keys", "types"),
         ("trees", "types"),
