@@ -23,13 +23,14 @@ class Auto(NamedTuple):
 def auto(score: ScoreFn | Score, *, batch_size: int, keep: Number = 0.5, history: int = 1024, **settings: Any) -> Auto:
     """Where to begin: unbiased importance sampling by the chance of being wrong, and only while that pays.
 
-        ps.by_error(ps.importance(keep, floor=0.3, history=1024)), drawn by ps.systematic, under ps.governor()
+        rule      ps.by_error(ps.importance(keep, floor=0.3, history=1024)), drawn by ps.systematic
+        governor  ps.governor(bar="shortened")
 
     Weights make up for what is not kept, so the gradient is that of all samples, with less noise than as many drawn at
     random. The governor measures what scoring costs here and how much less the noise is, and hands pools through
-    untouched where the first is more than the second is worth: then a run costs what a plain one does, but for the
-    governor's looks, which are kept under 2 %. What is kept depends on the clock, then; for runs that have to repeat to
-    the bit, leave the governor out.
+    untouched where the first is more than the second is worth at equal time. A run then costs what a plain one does,
+    but for the governor's looks, which are kept under 2 %. What is kept depends on the clock, then; for runs that have
+    to repeat to the bit, leave the governor out.
 
     Args:
         score: losses in nats, Float[B], as `ps.batched` gives; cheaper is better, see `ps.autocast` and `ps.compiled`.
@@ -58,4 +59,5 @@ def auto(score: ScoreFn | Score, *, batch_size: int, keep: Number = 0.5, history
         Sampling", 2018.
     """
     rule = by_error(importance(keep, floor=0.3, history=history))
-    return Auto(sifter(score, rule, batch_size=batch_size, **{"draw": draws.systematic, **settings}), governor())
+    composed = sifter(score, rule, batch_size=batch_size, **{"draw": draws.systematic, **settings})
+    return Auto(composed, governor(bar="shortened"))

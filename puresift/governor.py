@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,14 +46,18 @@ class Governor(NamedTuple):
     decide: Callable[[GovernorState, Reading], tuple[GovernorState, bool]]  # whether to sift the next pool
 
 
-def governor(*, budget: float = 0.02, rate: float = 0.25, warmup: int = 1) -> Governor:
+def governor(
+    *, bar: Literal["full", "shortened"] = "full", budget: float = 0.02, rate: float = 0.25, warmup: int = 1
+) -> Governor:
     """Sift while it pays; else hand pools through untouched, and look again now and then.
 
     With phi = seconds to score a row / seconds to train on one, and k the fraction kept, a sifted pool pays while
 
         phi + k < max(1, k * sqrt(B / ESS))
 
-    where the second term counts for weighted rules alone: their kept rows are worth sqrt(B / ESS) plain ones each.
+    where the second term counts for weighted rules alone: their kept rows are worth sqrt(B / ESS) plain ones each. The
+    1 takes a candidate seen for a candidate learnt from. Against a plain run shortened to the same time, the harder
+    bar, that does not hold, and what is left is phi + k < k * sqrt(B / ESS).
     ESS = (sum p)^2 / sum p^2 is the effective size of a pool of B rows under its probabilities. What is spent on
     scoring that does not pay is charged to an account; while sifting is off, a pool is scored to look again where that
     keeps the account within `budget` of the rest of the elapsed time. At the start, `warmup` + 1 pools are scored and
@@ -64,6 +68,8 @@ def governor(*, budget: float = 0.02, rate: float = 0.25, warmup: int = 1) -> Go
     without weights is judged by time alone.
 
     Args:
+        bar: what sifting has to beat: the "full" plain run's time for as many candidates, or a "shortened" plain run of
+            equal time, which rules without weights never do by this measure.
         budget: the share of plain training time that looking may cost, in (0, 1].
         rate: the weight of a new reading in the moving averages, in (0, 1]. A reading counts for at most twice the
             average, so that an evaluation between two batches does not pass for a training step. While sifting is
@@ -92,15 +98,18 @@ def governor(*, budget: float = 0.02, rate: float = 0.25, warmup: int = 1) -> Go
             raise ValueError(f"{name} must be a plain number, for decisions are made on the host; pass float({name})")
         settings.fraction(name, value)
     settings.count("warmup", warmup, least=0)
+    if bar not in ("full", "shortened"):
+        raise ValueError(f'bar must be "full" or "shortened", got {bar!r}')
+    least = 1.0 if bar == "full" else 0.0
 
     def init() -> GovernorState:
         return GovernorState(*[0.0] * len(GovernorState._fields))
 
     def decide(state: GovernorState, reading: Reading) -> tuple[GovernorState, bool]:
-        state = _measured(state, reading, rate, warmup)
+        state = _measured(state, reading, rate, warmup, least)
         if not reading.wanted:
             return state, False
-        if not state.pool or _pays(state):
+        if not state.pool or _pays(state, least):
             return state, True
         price = state.score * state.pool
         look = state.train > 0 and state.spent + price <= budget * (state.elapsed - state.spent)
@@ -150,14 +159,14 @@ def reduction(number: int) -> float:
     return number / _FINE
 
 
-def _pays(state: GovernorState) -> bool:
-    worth = max(1.0, state.keep * state.reduction)
+def _pays(state: GovernorState, least: float) -> bool:
+    worth = max(least, state.keep * state.reduction)
     return state.score < (worth - state.keep) * state.train
 
 
-def _measured(state: GovernorState, reading: Reading, rate: float, warmup: int) -> GovernorState:
+def _measured(state: GovernorState, reading: Reading, rate: float, warmup: int, least: float) -> GovernorState:
     train = min(reading.train, 2 * state.train * reading.trained) if state.train else reading.train
-    off = not (state.pool and _pays(state))  # or never measured
+    off = not (state.pool and _pays(state, least))  # or never measured
     state = state._replace(
         train=_average(state.train, train, reading.trained, rate),
         elapsed=state.elapsed + reading.score + train,
@@ -174,7 +183,7 @@ def _measured(state: GovernorState, reading: Reading, rate: float, warmup: int) 
         keep=state.keep + rate * (reading.kept / reading.scored - state.keep),
         reduction=state.reduction + rate * (reading.reduction - state.reduction),
     )
-    return state if _pays(state) else state._replace(spent=state.spent + reading.score)
+    return state if _pays(state, least) else state._replace(spent=state.spent + reading.score)
 
 
 def _average(old: float, total: float, rows: float, rate: float) -> float:

@@ -160,6 +160,18 @@ def test_the_condition(values, sift):
     assert feed(ps.governor(warmup=0), **values)[1] is sift
 
 
+@pytest.mark.parametrize(
+    ("values", "sift"),
+    [
+        ({"score": 0.05 * STEP}, False),  # cheap, but kept rows are worth no more than random ones
+        ({"score": 0.1 * STEP, "reduction": 1.15}, False),  # .5 * 1.15 < .6
+        ({"score": 0.1 * STEP, "reduction": 1.25}, True),
+    ],
+)
+def test_the_condition_against_a_shortened_run(values, sift):
+    assert feed(ps.governor(bar="shortened", warmup=0), **values)[1] is sift
+
+
 def test_an_evaluation_between_two_batches_does_not_pass_for_a_step():
     governor = ps.governor(warmup=0)
     before, _ = feed(governor, score=2 * STEP)
@@ -217,6 +229,7 @@ def test_a_governed_score_free_arm_is_left_alone():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"bar": "random"}, r'bar must be "full" or "shortened"'),
         ({"budget": 0.0}, r"budget must be in \(0, 1\], got 0.0"),
         ({"warmup": -1}, "warmup must be a whole number >= 0, got -1"),
         ({"rate": 1.5}, r"rate must be in \(0, 1\], got 1.5"),

@@ -236,7 +236,7 @@ def sifted(
                 counts["candidates"] += len(ids)
                 yield {name: leaf[ids] for name, leaf in train.items()}
 
-    judge: Any = {"governor": ps.governor(), "clock": lambda: ledger.spent} if arm.governed else {}
+    judge: Any = {"governor": ps.governor(bar="shortened"), "clock": lambda: ledger.spent} if arm.governed else {}
     stream = ps.sift(sifter, sifter.init(ps.key(seed), first), ps.live(model), candidates(), **judge)
 
     def feed() -> Feed:
