@@ -38,15 +38,17 @@ def clock() -> float:
     return time.perf_counter()
 
 
-def interleaved(arms: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 2) -> dict[str, list[float]]:
+def interleaved(
+    arms: Mapping[str, Callable[[], Any]], *, rounds: int, warmup: int = 2, timer: Callable[[], float] = clock
+) -> dict[str, list[float]]:
     """Seconds of each arm in each round; the arms take turns, so that a noisy neighbour disturbs all alike."""
     times: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(-warmup, rounds):
         for name, arm in arms.items():
-            start = clock()
+            start = timer()
             arm()
             if number >= 0:
-                times[name].append(clock() - start)
+                times[name].append(timer() - start)
     return times
 
 
@@ -141,14 +143,24 @@ def versions() -> dict[str, str]:
     return found
 
 
+def where() -> dict[str, Any]:
+    """What a result was measured on."""
+    return {
+        "hardware": hardware(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+
+
 def save(theme: str, result: Mapping[str, Any], **settings: Any) -> Path:
     """Write `bench/results/<theme>_<hardware>_<date>.json` with versions, hardware and settings."""
-    where = {"hardware": hardware(), "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+    origin = where()
     date = datetime.date.today().isoformat()
-    slug = re.sub(r"[^a-z0-9]+", "-", where["hardware"].lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", origin["hardware"].lower()).strip("-")
     path = RESULTS / f"{theme}_{slug}_{date}.json"
     path.parent.mkdir(exist_ok=True)
-    record = {"theme": theme, "date": date, "versions": versions(), **where, "settings": settings, **result}
+    record = {"theme": theme, "date": date, **origin, "settings": settings, **result}
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"written: {path.relative_to(RESULTS.parent.parent)}")
     return path

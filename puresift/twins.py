@@ -56,9 +56,8 @@ class Twin(nn.Module):
         super().__init__()
         self.model = _copy(unwrap(model)).eval()
         self.functions = (function,)  # a tuple, so that a loss which is itself a module is not registered as a part
-        self.names = {name for name, _ in _tensors(self.model, remove_duplicate=False)}
-        self.needed = {name for name, _ in _tensors(self.model, remove_duplicate=True)}
         self.slots = _slots(self.model)
+        self.names, self.needed = set(self.slots), set(tensors(self.model))
 
     def forward(self, batch: Batch) -> Any:
         return self.functions[0](self.model, batch)
@@ -103,13 +102,6 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def _tensors(model: nn.Module, *, remove_duplicate: bool) -> list[tuple[str, Tensor]]:
-    return [
-        *model.named_parameters(remove_duplicate=remove_duplicate),
-        *model.named_buffers(remove_duplicate=remove_duplicate),
-    ]
-
-
 def _slots(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
     """Where each name's tensor is held: its own place, and those of the tensors tied to it."""
     held: dict[int, list[tuple[dict[str, Any], str]]] = {}
@@ -128,7 +120,7 @@ def _slots(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str]]]:
 def _copy(model: nn.Module) -> nn.Module:
     """A deep copy without tensors or hooks: ties are kept and no memory is spent."""
     memo: dict[int, Any] = {}
-    for _, tensor in _tensors(model, remove_duplicate=True):
+    for tensor in tensors(model).values():
         meta = torch.empty_like(tensor, device="meta")
         memo[id(tensor)] = nn.Parameter(meta, False) if isinstance(tensor, nn.Parameter) else meta
     for name, module in model.named_modules():

@@ -7,12 +7,10 @@ has the settings of its source: none was tuned here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import Literal, NamedTuple
 
 import puresift as ps
+from puresift.ranks import always
 
 POOL = 4  # batches' worth of candidates in a pool
 WINDOW = 8  # batches sorted by length among themselves
@@ -38,10 +36,6 @@ class Arm(NamedTuple):
 def clipped(share: float) -> ps.Rule:
     """p = min(1, share * (.7 * e / mean(e) + .3)), e = 1 - exp(-loss), the mean over the last 1,024; weights 1 / p."""
     return ps.by_error(ps.importance(share, floor=0.3, history=1024))
-
-
-def always(state: Any) -> Tensor:
-    return torch.ones((), dtype=torch.bool)
 
 
 def _composer(pools: int) -> ps.Rule:

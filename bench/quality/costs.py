@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -46,15 +45,8 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
 
     kinds = ("loss", "error")
     streams = {arm.name: _drained(arm, task, data, model, pools) for arm in TABLE if arm.kind != "plain"}
-    times: dict[str, list[float]] = {}
     arms: dict[str, Callable[[], Any]] = {"plain": plain, **{kind: scoring(kind) for kind in kinds}, **streams}
-    times = {name: [] for name in arms}
-    for number in range(-2, rounds):  # two to warm up
-        for name, arm in arms.items():
-            start = clock()
-            arm()
-            if number >= 0:
-                times[name].append(clock() - start)
+    times = measure.interleaved(arms, rounds=rounds, timer=clock)
     steps = [seconds / WINDOW for seconds in times["plain"]]
     phi = {kind: measure.ratio(times[kind], times["plain"]) for kind in kinds}
     own = {name: measure.spread([t / POOLS / s for t, s in zip(times[name], steps, strict=True)]) for name in streams}
@@ -77,10 +69,7 @@ def clock() -> float:
 def where() -> dict[str, Any]:
     """Hardware, threads, versions and the time."""
     return {
-        "hardware": measure.hardware(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "versions": measure.versions(),
+        **measure.where(),
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from puresift.loader import SiftingDataLoader
-from puresift.metrics import Meter
+from puresift.metrics import Meter, pools
 from puresift.pools import size
 from puresift.types import Batch
 
@@ -70,7 +70,7 @@ class Passes(Iterable[Batch]):
     def _count(self) -> None:
         info = self.loader.info
         assert info is not None
-        self.pools += len(info.extra.get("nonfinite", ()))  # one entry a pool
+        self.pools += pools(info)
         self.window.update(info)
         self.whole.update(info)
 
