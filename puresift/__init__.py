@@ -18,6 +18,7 @@ from puresift.buffers import take
 from puresift.cheap import autocast
 from puresift.cheap import chunked
 from puresift.cheap import compiled
+from puresift.cheap import truncated
 from puresift.checkpoint import load_state_dict
 from puresift.checkpoint import state_dict
 from puresift.checks import check
@@ -164,6 +165,7 @@ __all__ = [
     "tokens",
     "top",
     "total",
+    "truncated",
     "unbiased",
     "uniform",
     "with_ids",

@@ -55,11 +55,16 @@ def governor(
 
         phi + k < max(1, k * sqrt(B / ESS))
 
-    where the second term counts for weighted rules alone: their kept rows are worth sqrt(B / ESS) plain ones each. The
-    1 takes a candidate seen for a candidate learnt from. Against a plain run shortened to the same time, the harder
-    bar, that does not hold, and what is left is phi + k < k * sqrt(B / ESS).
-    ESS = (sum p)^2 / sum p^2 is the effective size of a pool of B rows under its probabilities. What is spent on
-    scoring that does not pay is charged to an account; while sifting is off, a pool is scored to look again where that
+    where the second term counts for weighted rules alone: their kept rows are worth sqrt(B / ESS) plain ones each, as
+    Katharopoulos and Fleuret have it. The 1 takes a candidate seen for a candidate learnt from. Against a plain run
+    shortened to the same time, the harder bar, that does not hold, and what is left is
+
+        phi + k < k * B / ESS
+
+    for the variance of a mean falls as one over its rows: a kept row does what B / ESS plain ones do, if p is in
+    proportion to the gradient's norm. (With the root in its place nothing pays that did not pay long before, by
+    measurement.) ESS = (sum p)^2 / sum p^2 is the effective size of a pool of B rows under its probabilities. What is
+    spent on scoring that does not pay is charged to an account; while sifting is off, a pool is scored to look again where that
     keeps the account within `budget` of the rest of the elapsed time. At the start, `warmup` + 1 pools are scored and
     charged whatever they cost: the first are slow for want of warm caches and compiled kernels. (A compilation that
     takes minutes is better had before the run: call the score once.)
@@ -100,16 +105,16 @@ def governor(
     settings.count("warmup", warmup, least=0)
     if bar not in ("full", "shortened"):
         raise ValueError(f'bar must be "full" or "shortened", got {bar!r}')
-    least = 1.0 if bar == "full" else 0.0
+    full = bar == "full"
 
     def init() -> GovernorState:
         return GovernorState(*[0.0] * len(GovernorState._fields))
 
     def decide(state: GovernorState, reading: Reading) -> tuple[GovernorState, bool]:
-        state = _measured(state, reading, rate, warmup, least)
+        state = _measured(state, reading, rate, warmup, full)
         if not reading.wanted:
             return state, False
-        if not state.pool or _pays(state, least):
+        if not state.pool or _pays(state, full):
             return state, True
         price = state.score * state.pool
         look = state.train > 0 and state.spent + price <= budget * (state.elapsed - state.spent)
@@ -159,14 +164,14 @@ def reduction(number: int) -> float:
     return number / _FINE
 
 
-def _pays(state: GovernorState, least: float) -> bool:
-    worth = max(least, state.keep * state.reduction)
+def _pays(state: GovernorState, full: bool) -> bool:
+    worth = max(1.0, state.keep * state.reduction) if full else state.keep * state.reduction**2
     return state.score < (worth - state.keep) * state.train
 
 
-def _measured(state: GovernorState, reading: Reading, rate: float, warmup: int, least: float) -> GovernorState:
+def _measured(state: GovernorState, reading: Reading, rate: float, warmup: int, full: bool) -> GovernorState:
     train = min(reading.train, 2 * state.train * reading.trained) if state.train else reading.train
-    off = not (state.pool and _pays(state, least))  # or never measured
+    off = not (state.pool and _pays(state, full))  # or never measured
     state = state._replace(
         train=_average(state.train, train, reading.trained, rate),
         elapsed=state.elapsed + reading.score + train,
@@ -183,7 +188,7 @@ def _measured(state: GovernorState, reading: Reading, rate: float, warmup: int, 
         keep=state.keep + rate * (reading.kept / reading.scored - state.keep),
         reduction=state.reduction + rate * (reading.reduction - state.reduction),
     )
-    return state if _pays(state, least) else state._replace(spent=state.spent + reading.score)
+    return state if _pays(state, full) else state._replace(spent=state.spent + reading.score)
 
 
 def _average(old: float, total: float, rows: float, rate: float) -> float:

@@ -72,6 +72,7 @@ PUBLIC = [
     "ramp",
     "ranked",
     "threshold",
+    "truncated",
     "unbiased",
     "change",
     "difference",

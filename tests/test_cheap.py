@@ -75,6 +75,36 @@ def test_bad_chunks_are_refused(settings, words):
         ps.chunked(lambda params, batch: batch, **settings)
 
 
+def test_the_beginning_of_a_row_is_all_that_is_scored():
+    pads = {"input_ids": ps.Pad(0, 8), "attention_mask": ps.Pad(0, 8)}
+    seen = []
+
+    def score(params, batch):
+        seen.append({name: list(leaf.shape) for name, leaf in batch.items()})
+        return batch["input_ids"].sum(1).float()
+
+    short = ps.truncated(score, 3, pad=pads)
+    batch = {"input_ids": torch.ones(2, 8), "attention_mask": torch.ones(2, 8), "labels": torch.zeros(2)}
+    assert short({}, batch).tolist() == [3, 3]
+    assert seen == [{"input_ids": [2, 3], "attention_mask": [2, 3], "labels": [2]}]
+    assert short({}, {**batch, "input_ids": torch.ones(2, 2)}).tolist() == [2, 2], "short rows are whole"
+    whole = ps.truncated(score, 8, pad=pads)
+    assert torch.equal(whole({}, batch), score({}, batch))
+
+
+@pytest.mark.parametrize(
+    ("width", "pad", "words"),
+    [
+        (0, {"x": ps.Pad(0, 8)}, "width must be a whole number >= 1"),
+        (2, {}, "pad must name the leaves"),
+        (2, {"y": ps.Pad(0, 8)}, "pad names y, which the batch has not"),
+    ],
+)
+def test_a_bad_cut_is_refused(width, pad, words):
+    with pytest.raises(ValueError, match=words):
+        ps.truncated(lambda params, batch: batch["x"].sum(1), width, pad=pad)({}, {"x": torch.ones(2, 4)})
+
+
 def test_fastest_measures_and_admits_by_rank():
     model, batch = nn.Linear(4, 1), torch.randn(16, 4)
     score = ps.batched(model, lambda model, x: model(x)[:, 0])

@@ -164,8 +164,8 @@ def test_the_condition(values, sift):
     ("values", "sift"),
     [
         ({"score": 0.05 * STEP}, False),  # cheap, but kept rows are worth no more than random ones
-        ({"score": 0.1 * STEP, "reduction": 1.15}, False),  # .5 * 1.15 < .6
-        ({"score": 0.1 * STEP, "reduction": 1.25}, True),
+        ({"score": 0.1 * STEP, "reduction": 1.2**0.5 - 0.01}, False),  # .5 * B / ESS < .6
+        ({"score": 0.1 * STEP, "reduction": 1.2**0.5 + 0.01}, True),
     ],
 )
 def test_the_condition_against_a_shortened_run(values, sift):

@@ -18,7 +18,7 @@ UNITS = EPOCHS * ROWS / SIZE
 SIFTED = [arm.name for arm in arms.TABLE if arm.kind == "sift"]
 COSTS = {
     "step": 0.001,
-    "score": {"loss": 0.11, "error": 0.13},
+    "score": {"loss": 0.11, "error": 0.13, "glance": 0.05},
     "pool": {arm.name: 0.01 for arm in arms.TABLE if arm.kind != "plain"},
 }
 
@@ -114,7 +114,7 @@ def test_a_charged_reference_may_leave_less_than_the_others_but_never_overruns()
 @pytest.mark.parametrize("name", [*SIFTED, "full", "rs2", "infobatch"])
 def test_what_is_charged_is_what_was_done(name):
     made = once(name)
-    phi = COSTS["score"]["error" if ARMS[name].score == "error" else "loss"]
+    phi = COSTS["score"][training.source(ARMS[name])]
     parts = made.ledger.parts
     assert parts["train"] == pytest.approx(made.fitted.rows / SIZE)
     assert parts["score"] == pytest.approx(phi * made.counts["scored"] / SIZE)

@@ -1,7 +1,7 @@
 """The arms: what is trained on, as pure descriptions. Nothing here looks at data or at a clock.
 
 Every arm shares the batches' shape, bucketing, precision, optimizer, schedule and evaluation with the plain one, and
-has the settings of its source: none was tuned here.
+has the settings of its source, but for ours, whose search bench/results/quality/diary.md tells.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ class Arm(NamedTuple):
     kind: Literal["plain", "rs2", "infobatch", "sift"]
     keep: float | None = None  # planned; None where it is the budget that decides
     rule: Callable[[int], ps.Rule] | None = None  # pools in the run -> rule
-    score: Literal["loss", "error", "remembered", "reducible"] | None = None
+    score: Literal["loss", "error", "glance", "remembered", "reducible"] | None = None
     scored: float = 1.0  # expected share of the pools that are scored
     normalised: bool = False  # weights of a batch have mean 1
     governed: bool = False  # by ps.governor, whose clock is the budget
     reference: Literal["charged", "free"] | None = None
     budgets: tuple[float, ...] = SHORTER
+    trials: int = 1  # settings tried before the runs; the plain arm's are its learning rates
 
 
 def clipped(share: float) -> ps.Rule:
@@ -73,12 +74,14 @@ def _third(pools: int) -> ps.Rule:
     return ps.by_error(ps.importance(1 / 3, floor=0.3))
 
 
+SEARCH = 32  # see the diary
 RS2 = "a fresh random part each epoch, in as many epochs as the full run"
 COMPOSER = "ranks in the pool, every second pool from .5 to .9 of the run"
 INFOBATCH = "half of the samples below the mean left out, all of them in the last eighth"
 NORMS = "in proportion to ||softmax - onehot||, unbiased, where that pays"
 THIRD = "ps.importance of 1 - exp(-loss), a third kept"
-AUTO = "ps.auto: importance, while the governor finds that it pays"
+GLANCE = "as importance, by the loss of the first tokens alone"
+AUTO = "ps.auto of those losses: importance, while the governor finds that it pays"
 REMEMBERED = "as importance, by losses remembered for up to four visits"
 TABLE = (
     Arm("full", "everything, for all of the budget", "plain", 1.0, budgets=(1.0,)),
@@ -97,7 +100,8 @@ TABLE = (
     _clipped("importance", 0.5),
     _clipped("importance-.4", 0.4),
     Arm("importance-ps", THIRD, "sift", 1 / 3, _third, "loss", normalised=True),
-    Arm("auto", AUTO, "sift", 0.5, lambda pools: clipped(0.5), "loss", governed=True),
+    Arm("importance-glance", GLANCE, "sift", 0.5, lambda pools: clipped(0.5), "glance", normalised=True, trials=SEARCH),
+    Arm("auto", AUTO, "sift", 0.5, lambda pools: clipped(0.5), "glance", governed=True, trials=SEARCH),
     Arm("remembered", REMEMBERED, "sift", 0.5, lambda pools: clipped(0.5), "remembered", normalised=True),
 )
 ARMS = {arm.name: arm for arm in TABLE}

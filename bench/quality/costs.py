@@ -43,12 +43,12 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
 
         return pass_
 
-    kinds = ("loss", "error")
+    kinds = ("loss", "error", "glance")
     streams = {arm.name: _drained(arm, task, data, model, pools) for arm in TABLE if arm.kind != "plain"}
-    arms: dict[str, Callable[[], Any]] = {"plain": plain, **{kind: scoring(kind) for kind in kinds}, **streams}
-    times = measure.interleaved(arms, rounds=rounds, timer=clock)
-    steps = [seconds / WINDOW for seconds in times["plain"]]
-    phi = {kind: measure.ratio(times[kind], times["plain"]) for kind in kinds}
+    scores = {f"score {kind}": scoring(kind) for kind in kinds}
+    times = measure.interleaved({"step": plain, **scores, **streams}, rounds=rounds, timer=clock)
+    steps = [seconds / WINDOW for seconds in times["step"]]
+    phi = {kind: measure.ratio(times[f"score {kind}"], times["step"]) for kind in kinds}
     own = {name: measure.spread([t / POOLS / s for t, s in zip(times[name], steps, strict=True)]) for name in streams}
     return {
         "step": statistics.median(steps),

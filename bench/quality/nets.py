@@ -1,4 +1,4 @@
-"""Two small models: a convolutional net for 8 x 8 digits, and a character-level GPT."""
+"""Three small models: a convolutional net for 8 x 8 digits, a transformer for phrases, and a character-level GPT."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def convolutional(classes: int) -> nn.Module:
 
 
 class Block(nn.Module):
-    """Attention to what came before, then two linear layers; normalised before each."""
+    """Attention where `bias` is not -inf, then two linear layers; normalised before each."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -33,14 +33,34 @@ class Block(nn.Module):
         self.attend, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         query, key, value = self.attend(self.before(x)).unflatten(-1, (3, self.heads, -1)).movedim(-3, 0)
         # Written out: on a CPU the fused attention's backward takes longer than all the rest of a short row.
-        logits = torch.einsum("bihd,bjhd->bhij", query, key) * query.shape[-1] ** -0.5
-        later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
-        mixed = torch.einsum("bhij,bjhd->bihd", logits.masked_fill(later, -torch.inf).softmax(-1), value)
+        logits = torch.einsum("bihd,bjhd->bhij", query, key) * query.shape[-1] ** -0.5 + bias
+        mixed = torch.einsum("bhij,bjhd->bihd", logits.softmax(-1).to(value.dtype), value)
         x = x + self.project(mixed.flatten(2))
-        return x + self.narrow(F.gelu(self.widen(self.between(x))))
+        return x + self.narrow(F.relu(self.widen(self.between(x))))
+
+
+class Encoder(nn.Module):
+    """Tokens [B, T] and their mask -> logits [B, classes], from the mean over the tokens."""
+
+    def __init__(self, tokens: int, *, context: int, classes: int = 2, width: int = 128, heads: int = 4, layers: int = 2):
+        super().__init__()
+        self.token, self.place = nn.Embedding(tokens, width), nn.Embedding(context, width)
+        self.drop = nn.Dropout(0.1)
+        for weight in (self.token.weight, self.place.weight):
+            nn.init.normal_(weight, std=0.02)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.last, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        hidden = self.drop(self.token(input_ids) + self.place(torch.arange(input_ids.shape[1], device=input_ids.device)))
+        share = attention_mask.float()
+        for block in self.blocks:
+            hidden = block(hidden, share[:, None, None].log())
+        share = (share / share.sum(1, keepdim=True))[..., None]
+        return self.head(self.drop((self.last(hidden) * share).sum(1)))
 
 
 class Gpt(nn.Module):
@@ -49,11 +69,14 @@ class Gpt(nn.Module):
     def __init__(self, characters: int, *, context: int, width: int = 128, heads: int = 4, layers: int = 2):
         super().__init__()
         self.token, self.place = nn.Embedding(characters, width), nn.Embedding(context, width)
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(layers)))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.last, self.head = nn.LayerNorm(width), nn.Linear(width, characters)
         for weight in (self.token.weight, self.place.weight):
             nn.init.normal_(weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.token(x) + self.place(torch.arange(x.shape[1], device=x.device))
-        return self.head(self.last(self.blocks(hidden)))
+        later = torch.full((x.shape[1], x.shape[1]), -torch.inf, device=x.device).triu(1)
+        for block in self.blocks:
+            hidden = block(hidden, later)
+        return self.head(self.last(hidden))

@@ -194,6 +194,8 @@ def scorer(kind: str, task: Task, data: Data, model: nn.Module) -> ScoreFn:
     """A pool's losses, or errors, in the training's precision unless the task has another; in pieces of like length."""
     plain = task.error(model) if kind == "error" else ps.batched(model, task.loss)
     score = ps.autocast(plain, task.scored or task.dtype)
+    if kind == "glance" and task.glance is not None:
+        return ps.truncated(score, task.glance, pad=data.pads)
     return ps.chunked(score, task.batch_size, length=length, pad=data.pads) if data.pads else score
 
 
@@ -264,7 +266,7 @@ def sifted(
 
 def source(arm: Arm) -> str:
     """The plain score below what the arm makes of it."""
-    return "error" if arm.score == "error" else "loss"
+    return arm.score if arm.score in ("error", "glance") else "loss"
 
 
 def expected_pools(arm: Arm, task: Task, units: float, costs: Costs) -> int:

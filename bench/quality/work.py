@@ -22,7 +22,7 @@ from bench.measure import RESULTS
 from bench.quality import costs as prices
 from bench.quality.arms import ARMS
 from bench.quality.tasks import TASKS, Data, Missing, Task, loaded
-from bench.quality.training import Run, Stopped, run
+from bench.quality.training import Run, Stopped, run, source
 
 HOME = RESULTS / "quality"
 
@@ -77,11 +77,11 @@ def terms(home: Path, job: Job) -> dict[str, Any]:
     tuned = (read(home / "tuning.json") or {}).get(job.task, {"lr": task.lr, "tried": {}})
     arm = ARMS[job.arm]
     charges = {
-        "phi": costs["score"]["error" if arm.score == "error" else "loss"] if arm.score else 0.0,
+        "phi": costs["score"][source(arm)] if arm.score else 0.0,
         "own": costs["pool"].get(arm.name, 0.0),  # of a pool
         "checksum": costs["checksum"],
     }
-    return {**charges, "lr": tuned["lr"], "trials": max(len(tuned["tried"]), 1) if arm.kind == "plain" else 1}
+    return {**charges, "lr": tuned["lr"], "trials": max(len(tuned["tried"]), 1) if arm.kind == "plain" else arm.trials}
 
 
 def stale(record: dict[str, Any], now: dict[str, Any]) -> bool:
