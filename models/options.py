@@ -22,6 +22,7 @@ IDLE = {
     "uniform": ("history", "delay", "score_dtype"),
     "top": ("history",),
     "relative": (),
+    "auto": ("delay",),  # its governor decides when to begin
 }
 
 
@@ -31,7 +32,7 @@ class Options:
 
     data: str | None = None
     model: str = "small"
-    sift: str = "relative"
+    sift: str = "auto"
     keep: float = KEEP
     history: int = 1024
     delay: int = 0
@@ -49,7 +50,7 @@ class Options:
     compare: bool = False
 
     def rule(self) -> ps.Rule:
-        """The rule of the sifted arm, before any delay."""
+        """The rule of the sifted arm, before any delay; auto brings its own."""
         if self.sift == "relative":
             return ps.relative(keep=self.keep, history=self.history)
         return ps.top(keep=self.keep) if self.sift == "top" else ps.uniform(keep=self.keep)
@@ -69,10 +70,10 @@ def parser() -> Parser:
     add = p.add_argument
     add("--data", metavar="WHAT", help="a TSV file, a folder of them or a hub name; left out: generated reviews")
     add("--model", help="small (from scratch, default), minilm (pretrained), or any Hugging Face name or folder")
-    add("--sift", choices=[*IDLE], help="the rule (default: relative)")
+    add("--sift", choices=[*IDLE], help="the rule (default: auto, which is ps.auto: only while it pays)")
     add("--keep", type=float, help=f"planned fraction to train on, in (0, 1] (default: {KEEP})")
     add("--beta", type=float, help="in place of --keep: keep = 1 / (1 + beta)")
-    add("--history", type=whole(1), help="losses that relative ranks against (default: 1024)")
+    add("--history", type=whole(1), help="losses that relative and auto measure against (default: 1024)")
     add("--delay", type=whole(0), help="pools before sifting starts (default: 0)")
     add("--score-dtype", choices=["auto", "float32", "bfloat16", "float16"],
         help="auto (default) takes the faster of float32 and bfloat16, measured on the first batch")  # fmt: skip
@@ -89,7 +90,7 @@ def parser() -> Parser:
     add("--compare", action=argparse.BooleanOptionalAction,
         help="train four arms and print one table (default: when no --data, --sift or --resume is given)")  # fmt: skip
     add("--out", metavar="FOLDER", help="the run folder (default: runs/ and the time)")
-    add("--resume", action="store_true", help="go on with the run in --out, with the same bits")
+    add("--resume", action="store_true", help="go on with the run in --out, with the same bits unless --sift is auto")
     return p
 
 
@@ -117,8 +118,8 @@ def parse(argv: list[str] | None) -> tuple[Options, Path, bool]:
     given = resolve({"device": "auto"} | given)
     options = Options(**{"threads": torch.get_num_threads()} | given)
     if compare and options.sift in ("none", "uniform"):
-        raise ValueError(f"--compare sets a rule against no rule, but --sift is {options.sift}: choose relative or top")
-    if options.sift == "relative" and options.history < options.batch_size:
+        raise ValueError(f"--compare sets a rule against no rule, but --sift is {options.sift}: choose auto, relative or top")
+    if options.sift in ("auto", "relative") and options.history < options.batch_size:
         raise ValueError(
             f"--history must be at least --batch-size, {options.batch_size}, got {options.history}: raise it"
         )

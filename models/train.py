@@ -25,6 +25,7 @@ import puresift as ps
 from models import bert, costs, data, report, runs
 from models.options import Options, Parser, parse
 from puresift import pools
+from puresift.governor import Governor
 from puresift.recorder import FILE as RECORD
 from puresift.report import draw
 from puresift.stream import Stream
@@ -81,13 +82,12 @@ def train(job: Job, arm: str, budget: int, score_dtype: str | None, stop: runs.S
     stream: Stream | None = None
     state: ps.SiftState | None = None
     if arm in ("sifted", "random"):
-        rule = ps.uniform(keep=o.keep) if arm == "random" else ps.delay(o.rule(), o.delay) if o.delay else o.rule()
         score = costs.timed(scorer(job, model, score_dtype), tally, device) if score_dtype else None
-        sifter = compose(job, score, rule)
+        sifter, governor = compose(job, score)
         state = sifter.init(ps.key(o.seed), ps.peek(candidates.loader))
         if saved:
             state = ps.load_state_dict(state, saved["sift"])
-        stream = ps.sift(sifter, state, ps.live(model), candidates)
+        stream = ps.sift(sifter, state, ps.live(model), candidates, governor=governor)
 
     metrics = runs.Metrics(folder / "metrics.jsonl", saved["metrics_bytes"] if saved else 0)
     if not saved:
@@ -239,10 +239,16 @@ def scorer(job: Job, model: nn.Module, dtype: str) -> Any:
     return ps.chunked(score, max(job.options.batch_size // 2, 1), length=length, pad=pads(job))
 
 
-def compose(job: Job, score: Any, rule: ps.Rule) -> ps.Sifter:
-    """Rows wait padded to one length and leave cut to the longest of their batch, as a collate function would pad."""
+def compose(job: Job, score: Any) -> tuple[ps.Sifter, Governor | None]:
+    """Without a score, a random share. Rows wait padded to one length and leave cut to the longest of their batch."""
+    o = job.options
     columns = {"id": lambda batch: batch["id"], "label": lambda batch: batch["labels"]}
-    return ps.sifter(score, rule, batch_size=job.options.batch_size, pad=pads(job), length=length, columns=columns)
+    shape: Any = {"batch_size": o.batch_size, "pad": pads(job), "length": length, "columns": columns}
+    if score is None:
+        return ps.sifter(None, ps.uniform(keep=o.keep), **shape), None
+    if o.sift == "auto":
+        return ps.auto(score, keep=o.keep, history=o.history, **shape)
+    return ps.sifter(score, ps.delay(o.rule(), o.delay) if o.delay else o.rule(), **shape), None
 
 
 def pads(job: Job) -> dict[str, ps.Pad]:
@@ -363,7 +369,7 @@ def measure(job: Job, stop: runs.Stop) -> dict[str, Any]:
         model,
         partial(adamw, o=o),
         partial(update, dtype=o.train_dtype),
-        lambda tally: compose(job, costs.timed(scorer(job, model, choice.name), tally, device), o.rule()),
+        lambda tally: compose(job, costs.timed(scorer(job, model, choice.name), tally, device))[0],
         partial(loader, job),
         ps.key(o.seed),
         stop,

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import puresift as ps
 from models import data, train
 from models.options import KEEP, Options
 from puresift.recorder import FILE
@@ -55,7 +56,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("compared") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.costs, "SECONDS", 0.0)
-        assert train.main([*TINY, "--limit", "200", "--compare", "--out", str(out)]) == 0
+        assert train.main([*TINY, "--limit", "200", "--sift", "relative", "--compare", "--out", str(out)]) == 0
     return out
 
 
@@ -195,7 +196,7 @@ def test_a_finished_run_is_told_again_not_done_again(compared: Path, capsys: pyt
 ARMS_TO_STOP = {
     "plain": ["--sift", "none"],
     "random": ["--sift", "uniform", "--keep", "0.4"],
-    "relative": ["--score-dtype", "float32"],
+    "relative": ["--sift", "relative", "--score-dtype", "float32"],
     "delayed": ["--sift", "relative", "--delay", "5", "--beta", "2", "--score-dtype", "bfloat16"],
     "top": ["--sift", "top", "--keep", "0.75", "--score-dtype", "float32", "--train-dtype", "bfloat16"],
 }
@@ -232,7 +233,7 @@ def test_killed_after_any_checkpoint_it_goes_on_the_same(
     reviews: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill loses what came after the checkpoint, lines of metrics included."""
-    options = [*TINY, "--data", reviews, "--score-dtype", "float32"]
+    options = [*TINY, "--data", reviews, "--sift", "relative", "--score-dtype", "float32"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train.main([*options, "--out", str(whole)]) == 0
     command, update = [*options, "--out", str(killed)], train.update
@@ -305,7 +306,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--keep", "0.5", "--beta", "1"], "--keep or --beta, not both"),
         (["--sift", "none", "--keep", "0.5"], "--keep does nothing with --sift none"),
         (["--sift", "top", "--history", "99"], "--history does nothing with --sift top"),
-        (["--sift", "none", "--compare"], "choose relative or top"),
+        (["--sift", "none", "--compare"], "choose auto, relative or top"),
         (["--sift", "best"], "invalid choice: 'best'"),
         (["--history", "32"], "--history must be at least --batch-size, 64, got 32"),
         (["--epochs", "0"], "must be a whole number >= 1, got '0'"),
@@ -355,6 +356,46 @@ def test_a_run_is_not_overwritten_nor_resumed_as_another(
     rows.write_text(rows.read_text() + "one more\t1\n")
     capsys.readouterr()
     assert "the data is not what the run" in refused(["--resume", "--out", str(out)], capsys)
+
+
+@pytest.mark.parametrize("cost", [0.0, 1.0])
+def test_by_default_it_sifts_only_while_that_pays(
+    cost: float, reviews: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that scoring moves by its cost, and a training step by 1; stopped in the middle, too."""
+    now, scorer, update = [0.0], train.scorer, train.update
+
+    def scoring(*args: Any) -> Any:
+        score = scorer(*args)
+
+        def shim(params: Any, batch: Any) -> Any:
+            now[0] += cost
+            return score(params, batch)
+
+        return shim
+
+    def training(*args: Any) -> float:
+        now[0] += 1
+        return update(*args)
+
+    sift = ps.sift
+    monkeypatch.setattr(train, "scorer", scoring)
+    monkeypatch.setattr(train, "update", training)
+    monkeypatch.setattr(ps, "sift", lambda *args, **more: sift(*args, **more, clock=lambda: now[0]))
+    out, epochs = tmp_path / "run", 4
+    options = [*TINY, "--data", reviews, "--epochs", str(epochs), "--lr", "3e-3", "--score-dtype", "float32"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        assert train.main([*options, "--out", str(out)]) == 128 + signal.SIGTERM
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    arm = json.loads((out / "summary.json").read_text())["arms"]["sifted"]
+    assert json.loads((out / "config.json").read_text())["sift"] == "auto"
+    assert arm["seen"] == 150 * epochs and arm["lr"] == 0
+    if cost:
+        assert arm["scored"] <= 5 * 16, "first looks alone, once more after the stop"
+        assert arm["keep"] > 0.9
+    else:
+        assert arm["scored"] > 0.9 * arm["seen"] and arm["keep"] < 0.75
 
 
 def test_a_diverging_run_says_so(reviews: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
