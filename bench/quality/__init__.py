@@ -14,7 +14,7 @@ over 6 % and down to zero by units spent. So the result of a run does not depend
 runs of a seed agree to the bit; whether the units are right is what --real-time is for.
 
 **Alike for all.** Batches of one size, sorted by length within windows of eight; pools of four batches, scored in
-pieces of like length; precision, optimizer, schedule, evaluation. The learning rate is tuned for the plain arm, on rows
+pieces of like length (a glance, at the first tokens alone, in one piece); precision, optimizer, schedule, evaluation. The learning rate is tuned for the plain arm, on rows
 that are not the test rows. Settings of the other arms are those of their sources; the column `trials` counts what was
 tried.
 
