@@ -118,7 +118,9 @@ def parse(argv: list[str] | None) -> tuple[Options, Path, bool]:
     given = resolve({"device": "auto"} | given)
     options = Options(**{"threads": torch.get_num_threads()} | given)
     if compare and options.sift in ("none", "uniform"):
-        raise ValueError(f"--compare sets a rule against no rule, but --sift is {options.sift}: choose auto, relative or top")
+        raise ValueError(
+            f"--compare sets a rule against no rule, but --sift is {options.sift}: choose auto, relative or top"
+        )
     if options.sift in ("auto", "relative") and options.history < options.batch_size:
         raise ValueError(
             f"--history must be at least --batch-size, {options.batch_size}, got {options.history}: raise it"

@@ -62,12 +62,13 @@ def governor(
         phi + k < k * B / ESS
 
     for the variance of a mean falls as one over its rows: a kept row does what B / ESS plain ones do, if p is in
-    proportion to the gradient's norm. (With the root in its place nothing pays that did not pay long before, by
-    measurement.) ESS = (sum p)^2 / sum p^2 is the effective size of a pool of B rows under its probabilities. What is
-    spent on scoring that does not pay is charged to an account; while sifting is off, a pool is scored to look again where that
-    keeps the account within `budget` of the rest of the elapsed time. At the start, `warmup` + 1 pools are scored and
-    charged whatever they cost: the first are slow for want of warm caches and compiled kernels. (A compilation that
-    takes minutes is better had before the run: call the score once.)
+    proportion to the gradient's norm. (The root, there, kept sifting off where it was measured to pay.)
+    ESS = (sum p)^2 / sum p^2 is the effective size of a pool of B rows under its probabilities.
+
+    What is spent on scoring that does not pay is charged to an account; while sifting is off, a pool is scored to look
+    again where that keeps the account within `budget` of the rest of the elapsed time. At the start, `warmup` + 1 pools
+    are scored and charged whatever they cost: the first are slow for want of warm caches and compiled kernels. (A
+    compilation that takes minutes is better had before the run: call the score once.)
 
     Differs from Katharopoulos and Fleuret: costs are measured (theirs are phi = 1/3 for every model), and a rule
     without weights is judged by time alone.

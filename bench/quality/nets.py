@@ -45,7 +45,9 @@ class Block(nn.Module):
 class Encoder(nn.Module):
     """Tokens [B, T] and their mask -> logits [B, classes], from the mean over the tokens."""
 
-    def __init__(self, tokens: int, *, context: int, classes: int = 2, width: int = 128, heads: int = 4, layers: int = 2):
+    def __init__(
+        self, tokens: int, *, context: int, classes: int = 2, width: int = 128, heads: int = 4, layers: int = 2
+    ):
         super().__init__()
         self.token, self.place = nn.Embedding(tokens, width), nn.Embedding(context, width)
         self.drop = nn.Dropout(0.1)
@@ -55,7 +57,9 @@ class Encoder(nn.Module):
         self.last, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        hidden = self.drop(self.token(input_ids) + self.place(torch.arange(input_ids.shape[1], device=input_ids.device)))
+        hidden = self.drop(
+            self.token(input_ids) + self.place(torch.arange(input_ids.shape[1], device=input_ids.device))
+        )
         share = attention_mask.float()
         for block in self.blocks:
             hidden = block(hidden, share[:, None, None].log())

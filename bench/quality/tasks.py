@@ -237,8 +237,20 @@ HALF, WHOLE = torch.bfloat16, torch.float32
 TABLE = (
     Task("sst2", "1,600 SST-2 sentences, MiniLM", SST2_ROWS, _sentences, 1.5, 16, 5e-5, MINILM, glance=24),
     Task("phrases", "3,200 GLUE SST-2 phrases, MiniLM", PHRASES, _sentences, 1, 16, 5e-5, MINILM, glance=16),
-    Task("noisy", "SST-2 with 20 % of the labels flipped, MiniLM", FLIPPED, _sentences, 1.5, 16, 5e-5, MINILM, glance=24),
-    Task("scratch", "60,000 GLUE phrases, 2 layers from scratch, bfloat16", SCRATCH, _bare, 1.5, 64, 2e-3, FRESH, glance=16),
+    Task(
+        "noisy", "SST-2 with 20 % of the labels flipped, MiniLM", FLIPPED, _sentences, 1.5, 16, 5e-5, MINILM, glance=24
+    ),
+    Task(
+        "scratch",
+        "60,000 GLUE phrases, 2 layers from scratch, bfloat16",
+        SCRATCH,
+        _bare,
+        1.5,
+        64,
+        2e-3,
+        FRESH,
+        glance=16,
+    ),
     Task(
         "scratch32",
         "60,000 GLUE phrases, 2 layers from scratch, float32, scored in bfloat16",
