@@ -10,7 +10,7 @@ from torch import nn
 
 import puresift as ps
 from bench.quality import __main__ as command
-from bench.quality import arms, report, tasks, training, verdicts, work
+from bench.quality import arms, nets, report, tasks, training, verdicts, work
 from bench.quality.arms import ARMS
 
 ROWS, SIZE, EPOCHS = 256, 8, 3
@@ -327,6 +327,32 @@ def test_pairs_make_a_small_gap_certain():
 def test_balanced_accuracy_counts_classes_alike():
     record = made([1, 1, 1, 1, 1, 1, 0, 0], 0, groups=[0, 0, 0, 0, 0, 0, 1, 1])
     assert verdicts.scores(record).mean() == pytest.approx(50.0)
+
+
+def test_padding_does_not_reach_the_encoder_nor_the_future_the_gpt():
+    torch.manual_seed(0)
+    encoder, gpt = nets.Encoder(9, context=8, width=8, heads=2).eval(), nets.Gpt(9, context=8, width=8, heads=2)
+    rows = examples(6, 0)
+    words, mask = rows["input_ids"], rows["attention_mask"]
+    logits = encoder(words, mask)
+    torch.testing.assert_close(encoder(torch.where(mask > 0, words, 7), mask), logits)
+    short = mask.sum(1) <= 5
+    assert short.any()
+    torch.testing.assert_close(encoder(words[short, :5], mask[short, :5]), logits[short])
+    later = words.clone()
+    later[:, 4:] = 8 - later[:, 4:]
+    torch.testing.assert_close(gpt(later)[:, :4], gpt(words)[:, :4])
+    assert not torch.allclose(gpt(later)[:, 4:], gpt(words)[:, 4:])
+
+
+def test_a_glance_reads_the_first_tokens_alone():
+    data, model = load(work.HOME), tasks._seeded(Bag, 0)
+    glanced = training.scorer("glance", TINY._replace(glance=3), data, model)
+    whole = training.scorer("loss", TINY, data, model)
+    cut = {**data.train, "attention_mask": data.train["attention_mask"] * (torch.arange(8) < 3)}
+    params = ps.live(model)()
+    torch.testing.assert_close(glanced(params, data.train), whole(params, cut))
+    assert torch.equal(training.scorer("glance", TINY, data, model)(params, data.train), whole(params, data.train))
 
 
 def test_missing_cells_are_printed_as_missing(home, capsys):

@@ -15,8 +15,8 @@ runs of a seed agree to the bit; whether the units are right is what --real-time
 
 **Alike for all.** Batches of one size, sorted by length within windows of eight; pools of four batches, scored in
 pieces of like length (a glance, at the first tokens alone, in one piece); precision, optimizer, schedule, evaluation.
-The learning rate is tuned for the plain arm, on rows that are not the test rows. Settings of the other arms are those of
-their sources; the column `trials` counts what was tried.
+The learning rate is tuned for the plain arm, on rows that are not the test rows. Settings of the other arms are those
+of their sources; the column `trials` counts what was tried.
 
 **Declared before the runs**, on five seeds or more, paired by seed and test row, by a bootstrap over both. A *win*:
 better than `shortened` and than `rs2` at the same budget, both 95 % intervals above zero. *Lossless*: on average within
