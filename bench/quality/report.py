@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.quality import verdicts, work
-from bench.quality.arms import ARMS
+from bench.quality.arms import ARMS, SHORTER
 from bench.quality.tasks import TASKS, Missing
 
 HEAD = (
@@ -38,10 +38,8 @@ def cells(home: Path, task: str, seeds: Iterable[int]) -> tuple[verdicts.Cells, 
 
 def report(home: Path, tasks: Iterable[str], seeds: list[int]) -> str:
     """Write `report.md`, `report.json` and a figure a task; the text of the first."""
-    text, content = (
-        [f"Accuracy in percent; differences in points, paired by seed and test row. Seeds: {len(seeds)}."],
-        {},
-    )
+    text: list[str] = []
+    content: dict[str, Any] = {}
     for name in tasks:
         found, old = cells(home, name, seeds)
         rows = [verdicts.row(found, arm.name, budget) for arm in ARMS.values() for budget in arm.budgets]
@@ -51,10 +49,35 @@ def report(home: Path, tasks: Iterable[str], seeds: list[int]) -> str:
             text.append(f"\n{old} runs were left out: their learning rate, costs or data are not today's.")
         if found:
             figure(home / f"{name}.png", TASKS[name].summary, rows)
-    whole = "\n".join(text) + "\n"
+    head = f"Accuracy in percent; differences in points, paired by seed and test row. Seeds: {len(seeds)}."
+    whole = "\n".join([head, *overview(content, SHORTER[0]), *text]) + "\n"
     work.write(home / "report.json", content)
     (home / "report.md").write_text(whole, encoding="utf-8")
     return whole
+
+
+def overview(content: dict[str, Any], budget: float) -> list[str]:
+    """One table over all tasks that have runs, at one budget: accuracy, and the difference to `shortened`."""
+    tasks = [name for name, task in content.items() if any(row["accuracy"] for row in task["rows"])]
+    told = [f"\n### At {budget:.0%} of the full run's time: accuracy, and its difference to shortened\n"]
+    told += ["| arm | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    for arm in ARMS:
+        cells = []
+        for name in tasks:
+            rows = [row for row in content[name]["rows"] if row["arm"] == arm and row["budget"] in (budget, 1.0)]
+            cells.append(_cell(rows[0]))
+        if any(cells):
+            told.append(f"| {arm} | " + " | ".join(cell or "missing" for cell in cells) + " |")
+    return told
+
+
+def _cell(row: dict[str, Any]) -> str:
+    if row["accuracy"] is None:
+        return ""
+    gap = row["versus"]["shortened"] if row["budget"] < 1 else None
+    said = f" {gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]" if gap else ""
+    marks = "".join(f", {verdict}" for verdict in ("win", "lossless") if row[verdict])
+    return f"{row['accuracy']['mean']:.2f}{said}{marks}"
 
 
 def line(row: dict[str, Any], seeds: int) -> str:
