@@ -12,7 +12,7 @@ import torch
 
 import puresift as ps
 from bench import measure
-from bench.quality.arms import POOL, TABLE, WINDOW, Arm
+from bench.quality.arms import POOL, SMALL, TABLE, WINDOW, Arm
 from bench.quality.tasks import Data, Task
 from bench.quality.training import Costs, Ledger, compose, everything, fit, scorer, shuffled, windows
 
@@ -44,7 +44,8 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
         return pass_
 
     kinds = ("loss", "error", "glance")
-    streams = {arm.name: _drained(arm, task, data, model, pools) for arm in TABLE if arm.kind != "plain"}
+    owners = [arm for arm in TABLE if arm.kind != "plain" and arm.priced is None]
+    streams = {arm.name: _drained(arm, task, data, model, pools) for arm in owners}
     scores = {f"score {kind}": scoring(kind) for kind in kinds}
     times = measure.interleaved({"step": plain, **scores, **streams}, rounds=rounds, timer=clock)
     steps = [seconds / WINDOW for seconds in times["step"]]
@@ -55,6 +56,7 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
         "score": {kind: spread["median"] for kind, spread in phi.items()},
         "pool": {name: spread["median"] for name, spread in own.items()},
         "spread": {"step": measure.spread(steps), "score": phi, "pool": own},
+        "small": small(task, data),
         "rounds": rounds,
         "checksum": data.checksum,
         "where": where(),
@@ -75,7 +77,23 @@ def where() -> dict[str, Any]:
 
 
 def read(record: dict[str, Any]) -> Costs:
-    return Costs(record["step"], record["score"], record["pool"])
+    return Costs(record["step"], record["score"], record["pool"], **{k: record[k] for k in ("small",) if k in record})
+
+
+def small(task: Task, data: Data, rounds: int = 15) -> float:
+    """A step of a small batch, in steps of a whole one: more than its share, for the optimizer does not get faster."""
+    model = data.build(0).to(measure.device())
+    blocks = {}
+    for name, size in (("whole", task.batch_size), ("small", round(SMALL * task.batch_size))):
+        feed = windows(data, everything(len(data.train["labels"]), 0), size)
+        some = task._replace(batch_size=size)
+
+        def steps(feed: Any = feed, some: Task = some) -> None:
+            fit(some, data, model, islice(feed, WINDOW), Ledger(WINDOW + 1), 0.0, lambda *_: None, lambda: False)
+
+        blocks[name] = steps
+    times = measure.interleaved(blocks, rounds=rounds, timer=clock)
+    return max(float(measure.ratio(times["small"], times["whole"])["median"]), SMALL)
 
 
 def _drained(arm: Arm, task: Task, data: Data, model: Any, pools: list[torch.Tensor]) -> Callable[[], Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import puresift as ps
 from bench.measure import device
-from bench.quality.arms import POOL, WINDOW, Arm
+from bench.quality.arms import POOL, SMALL, WINDOW, Arm
 from bench.quality.tasks import Data, Examples, Task, length, nats
 from puresift.types import Batch, Losses, Params, ScoreFn
 
@@ -28,6 +28,20 @@ class Costs(NamedTuple):
     step: float  # seconds of such a step
     score: dict[str, float]  # of a batch's worth of rows: phi, by score
     pool: dict[str, float]  # of a pool, without its score, by arm
+    small: float = SMALL  # a step of a small batch
+
+    def own(self, arm: Arm) -> float:
+        """Of a pool, for this arm."""
+        return self.pool[arm.priced or arm.name]
+
+    def row(self, arm: Arm, task: Task) -> float:
+        """Of a row trained on."""
+        return (self.small if arm.small else 1.0) / rows_of(arm, task)
+
+
+def rows_of(arm: Arm, task: Task) -> int:
+    """Of a batch."""
+    return round(SMALL * task.batch_size) if arm.small else task.batch_size
 
 
 class Stopped(Exception):
@@ -84,12 +98,13 @@ def fit(
     lr: float,
     observe: Observe,
     stop: Callable[[], bool],
+    row: float | None = None,
 ) -> Fitted:
-    """Train until the budget is spent, as nearly as whole steps allow."""
+    """Train until the budget is spent, as nearly as whole steps allow; `row` units a row, or a batch's share."""
     optimizer = torch.optim.AdamW(model.parameters(), lr, fused=True)
     where, steps, rows = device().type, 0, 0
     for ids, weights in feed:
-        share = len(ids) / task.batch_size
+        share = len(ids) / task.batch_size if row is None else len(ids) * row
         if ledger.left < share / 2:
             break
         if stop():
@@ -184,7 +199,7 @@ def compose(arm: Arm, task: Task, data: Data, score: ScoreFn | None, table: Tens
     return ps.sifter(
         whole if arm.score else None,
         arm.rule(pools),
-        batch_size=task.batch_size,
+        batch_size=rows_of(arm, task),
         draw=ps.systematic,
         **bucket,
     )
@@ -234,7 +249,7 @@ def sifted(
                 if ledger.left <= int(stream.state.buffer.fill[0]) / size:  # enough is held for the rest
                     ended = True
                     return
-                ledger.charge("pool", costs.pool[arm.name] * len(ids) / (POOL * size))
+                ledger.charge("pool", costs.own(arm) * len(ids) / (POOL * size))
                 counts["candidates"] += len(ids)
                 yield {name: leaf[ids] for name, leaf in train.items()}
 
@@ -271,7 +286,7 @@ def source(arm: Arm) -> str:
 
 def expected_pools(arm: Arm, task: Task, units: float, costs: Costs) -> int:
     """Pools that a budget will read, about: for schedules that count pools."""
-    price = POOL * (arm.scored * costs.score.get(source(arm), 0.0) + (arm.keep or 1.0)) + costs.pool[arm.name]
+    price = POOL * (arm.scored * costs.score.get(source(arm), 0.0) + (arm.keep or 1.0)) + costs.own(arm)
     return max(round(units / price), 1)
 
 
@@ -353,7 +368,7 @@ def run(
         feed = windows(data, rs2(size, share, task.epochs, seed), task.batch_size)
     else:
         feed = windows(data, everything(size, seed), task.batch_size)
-    fitted = fit(task, data, model, feed, ledger, lr, observe, stop)
+    fitted = fit(task, data, model, feed, ledger, lr, observe, stop, costs.row(arm, task))
     seconds = time.perf_counter() - began
     return Run(*evaluate(task, data, model, getattr(data, held_out)), fitted, ledger, seconds, counts)
 

@@ -78,7 +78,7 @@ def terms(home: Path, job: Job) -> dict[str, Any]:
     arm = ARMS[job.arm]
     charges = {
         "phi": costs["score"][source(arm)] if arm.score else 0.0,
-        "own": costs["pool"].get(arm.name, 0.0),  # of a pool
+        "own": costs["pool"].get(arm.priced or arm.name, 0.0),  # of a pool
         "checksum": costs["checksum"],
     }
     return {**charges, "lr": tuned["lr"], "trials": max(len(tuned["tried"]), 1) if arm.kind == "plain" else arm.trials}
