@@ -50,13 +50,13 @@ def report(home: Path, tasks: Iterable[str], seeds: list[int]) -> str:
         if found:
             figure(home / f"{name}.png", TASKS[name].summary, rows)
     head = f"Accuracy in percent; differences in points, paired by seed and test row. Seeds: {len(seeds)}."
-    whole = "\n".join([head, *overview(content, SHORTER[0]), *text]) + "\n"
+    whole = "\n".join([head, *overview(content, SHORTER[0], len(seeds)), *text]) + "\n"
     work.write(home / "report.json", content)
     (home / "report.md").write_text(whole, encoding="utf-8")
     return whole
 
 
-def overview(content: dict[str, Any], budget: float) -> list[str]:
+def overview(content: dict[str, Any], budget: float, seeds: int) -> list[str]:
     """One table over all tasks that have runs, at one budget: accuracy, and the difference to `shortened`."""
     tasks = [name for name, task in content.items() if any(row["accuracy"] for row in task["rows"])]
     told = [f"\n### At {budget:.0%} of the full run's time: accuracy, and its difference to shortened\n"]
@@ -65,19 +65,20 @@ def overview(content: dict[str, Any], budget: float) -> list[str]:
         cells = []
         for name in tasks:
             rows = [row for row in content[name]["rows"] if row["arm"] == arm and row["budget"] in (budget, 1.0)]
-            cells.append(_cell(rows[0]))
+            cells.append(_cell(rows[0], seeds))
         if any(cells):
             told.append(f"| {arm} | " + " | ".join(cell or "missing" for cell in cells) + " |")
     return told
 
 
-def _cell(row: dict[str, Any]) -> str:
+def _cell(row: dict[str, Any], seeds: int) -> str:
     if row["accuracy"] is None:
         return ""
     gap = row["versus"]["shortened"] if row["budget"] < 1 else None
     said = f" {gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]" if gap else ""
     marks = "".join(f", {verdict}" for verdict in ("win", "lossless") if row[verdict])
-    return f"{row['accuracy']['mean']:.2f}{said}{marks}"
+    few = f" ({row['seeds']} of {seeds} seeds)" if row["seeds"] < seeds else ""
+    return f"{row['accuracy']['mean']:.2f}{said}{marks}{few}"
 
 
 def line(row: dict[str, Any], seeds: int) -> str:
