@@ -94,6 +94,7 @@ SCORES: dict[str, Callable[[], Any]] = {
     "autocast": lambda: ps.autocast(ps.batched(net(), cross_entropy), torch.bfloat16),
     "chunked": lambda: ps.chunked(ps.batched(net(), cross_entropy), 5),
     "compiled": lambda: _compiled(),
+    "truncated": lambda: ps.truncated(_widened(ps.batched(net(), cross_entropy)), 3, pad={"0": ps.Pad(0.0, 4)}),
     "grad_norm": lambda: ps.grad_norm(net(), cross_entropy, chunk=7),
     "grad_norm-head": lambda: ps.grad_norm(net(), cross_entropy, only=lambda name: name.startswith("4.")),
     "el2n": lambda: ps.el2n(net(), outputs),
@@ -113,6 +114,11 @@ SCORES: dict[str, Callable[[], Any]] = {
 DYNAMIC = {"remembered"}  # whose shapes hang on data: neither compiled in one frame nor mapped
 SAMPLES = 100
 TABLE = ps.keys.uniform(ps.key(77), SAMPLES)
+
+
+def _widened(score: Any) -> Any:
+    """The score of rows that were cut, filled up with zeros to what the net takes."""
+    return lambda params, batch: score(params, (torch.nn.functional.pad(batch[0], (0, 1)), *batch[1:]))
 
 
 def last(batch: tuple[Tensor, ...]) -> Tensor:
@@ -151,6 +157,8 @@ def naive(name: str, model: Any, pool: Any) -> list[float]:
     """What a score is by its definition, row by row, in double precision and plain Python."""
     model = copy.deepcopy(model).double().eval()
     x, y, ids = pool[0].double(), pool[1].tolist(), pool[2].tolist()
+    if name == "truncated":
+        x = torch.tensor([[*row[:3], 0.0] for row in x.tolist()], dtype=torch.float64)
     with torch.no_grad():
         probs = [model(x[i : i + 1])[0].softmax(0).tolist() for i in range(len(y))]
     loss = [-math.log(p[c]) for p, c in zip(probs, y, strict=True)]
