@@ -75,10 +75,14 @@ def _cell(row: dict[str, Any], seeds: int) -> str:
     if row["accuracy"] is None:
         return ""
     gap = row["versus"]["shortened"] if row["budget"] < 1 else None
-    said = f" {gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]" if gap else ""
+    said = f" {_gap(gap)}" if gap else ""
     marks = "".join(f", {verdict}" for verdict in ("win", "lossless") if row[verdict])
     few = f" ({row['seeds']} of {seeds} seeds)" if row["seeds"] < seeds else ""
     return f"{row['accuracy']['mean']:.2f}{said}{marks}{few}"
+
+
+def _gap(gap: dict[str, float]) -> str:
+    return f"{gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]"
 
 
 def line(row: dict[str, Any], seeds: int) -> str:
@@ -87,10 +91,7 @@ def line(row: dict[str, Any], seeds: int) -> str:
     if row["accuracy"] is None:
         return f"| {name} | {budget} |" + " missing |" + " |" * 9
     accuracy, versus = row["accuracy"], row["versus"]
-    gaps = [
-        f"{gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]" if (gap := versus[other]) else "-"
-        for other in ("full", "shortened", "rs2")
-    ]
+    gaps = [_gap(gap) if (gap := versus[other]) else "-" for other in ("full", "shortened", "rs2")]
     verdict = ", ".join(said for said in ("win", "lossless") if row[said]) or "-"
     if row["lossless"] is None and name != "full":
         verdict = "too few seeds"
