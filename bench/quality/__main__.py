@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # here and in the workers: a run has one core
@@ -15,11 +16,11 @@ import torch
 import bench.quality
 from bench.quality import costs, report, work
 from bench.quality.arms import ARMS, SHORTER
-from bench.quality.tasks import TASKS, Missing, loaded
+from bench.quality.tasks import TASKS, Data, Missing, Task, loaded
 from bench.quality.training import run
 
 TIMED = ("shortened", "infobatch", "random", "relative-1", "importance", "katharopoulos")
-TUNED = 100  # seed of the tuning, which no run has
+TUNED = [100, 101, 102]  # seeds of the tuning, which no run has
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -29,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--task", type=_names(TASKS, "task"), default=list(TASKS), metavar="NAMES", help=", ".join(TASKS))
     add("--arms", type=_names(ARMS, "arm"), default=None, metavar="NAMES", help=", ".join(ARMS))
-    add("--seeds", type=_seeds, default=list(range(5)), metavar="0-4", help="such as 0-4 or 0,7")
+    add("--seeds", type=_seeds, default=None, metavar="0-4", help="such as 0-4 or 0,7; 0-4, for --tune 100-102")
     add("--budgets", type=_budgets, default=None, metavar="60,40,25", help="percent of the full run")
     add("--data", type=Path, default=Path("../shared/data"), help="folder of sst2/ and glue-sst2/")
     add("--results", type=Path, default=work.HOME, metavar="FOLDER", help="where the runs' files are")
@@ -41,7 +42,7 @@ def main(argv: list[str] | None = None) -> int:
         what.add_argument(f"--{name}", action="store_true")
     o = parser.parse_args(argv)
     torch.set_num_threads(1)
-    folder = o.data.resolve()
+    folder, o.seeds = o.data.resolve(), o.seeds or (TUNED if o.tune else list(range(5)))
     if o.measure:
         return _each(o, folder, "phi.json", _measured)
     if o.tune:
@@ -65,12 +66,12 @@ def _each(o: argparse.Namespace, folder: Path, file: str, make: Any) -> int:
             print(f"{name}: is in {file} already; --again makes it anew, and runs made before stale")
             continue
         try:
-            content[name] = make(o, name, folder)
+            made = make(o, name, folder)
         except Missing as missing:
             print(f"missing: {name}: {missing}", file=sys.stderr)
             failed = 1
             continue
-        work.write(o.results / file, content)
+        work.write(o.results / file, (work.read(o.results / file) or {}) | {name: made})  # another may have written
     return failed
 
 
@@ -88,18 +89,33 @@ def _measured(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
 
 
 def _tuned(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
-    """The learning rate of the plain arm on the full budget, by the accuracy on rows kept for that."""
+    """The plain arm's learning rate on the full budget, by its mean accuracy on rows kept for that.
+
+    Where the best is the least or the largest of those tried, the half or the double of it is tried too.
+    """
     task, data = TASKS[name], loaded(name, folder)
-    prices = costs.read({"step": 1.0, "score": {}, "pool": {}})
-    tried = {}
-    for lr in task.grid:
-        units = work.full_units(task, data)
-        made = run(ARMS["full"], task, data, units, seed=TUNED, costs=prices, lr=lr, held_out="valid")
-        accuracy = float(made.right.double().mean()) / data.valid["labels"][0].numel()
-        tried[f"{lr:g}"] = {"nats": made.nats, "accuracy": accuracy}
-        print(f"{name:8} lr {lr:g}: accuracy {100 * accuracy:.2f}, {made.nats:.4f} nats", flush=True)
-    best = max(tried, key=lambda lr: tried[lr]["accuracy"])
-    return {"lr": float(best), "tried": tried, "where": costs.where()}
+    tried: dict[float, dict[str, Any]] = {}
+    rates = list(task.grid)
+    while rates:
+        tried |= {lr: _trial(task, data, lr, o.seeds) for lr in rates}
+        best = max(tried, key=lambda lr: tried[lr]["accuracy"])
+        beyond = {min(tried): best / 2, max(tried): best * 2}
+        rates = [beyond[best]] if best in beyond else []
+    return {"lr": best, "tried": {f"{lr:g}": tried[lr] for lr in sorted(tried)}, "where": costs.where()}
+
+
+def _trial(task: Task, data: Data, lr: float, seeds: list[int]) -> dict[str, Any]:
+    """The plain arm at one learning rate: means over the seeds of the tuning, and each seed's accuracy."""
+    prices, units = costs.read({"step": 1.0, "score": {}, "pool": {}}), work.full_units(task, data)
+    runs = [run(ARMS["full"], task, data, units, seed=seed, costs=prices, lr=lr, held_out="valid") for seed in seeds]
+    each = [float(made.right.double().mean()) / data.valid["labels"][0].numel() for made in runs]
+    result = {
+        "accuracy": mean(each),
+        "nats": mean(made.nats for made in runs),
+        "seeds": dict(zip(seeds, each, strict=True)),
+    }
+    print(f"{task.name:8} lr {lr:g}: accuracy {100 * result['accuracy']:.2f}, {result['nats']:.4f} nats", flush=True)
+    return result
 
 
 def _timed(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:

@@ -23,15 +23,11 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
     """The costs of a task, with their spread, and where they were measured."""
     size, rows = task.batch_size, len(data.train["labels"])
     model = data.build(0).to(measure.device())
-    feed = windows(data, everything(rows, 0), size)
     window = WINDOW * size
     pools = [ids for ids in shuffled(rows, 1, 0).split(POOL * size) if len(ids) == POOL * size]
     if not pools:
         raise ValueError(f"{task.name} has {rows} rows, less than a pool of {POOL * size}: give it more")
     turns = cycle(pools)
-
-    def plain() -> None:
-        fit(task, data, model, islice(feed, WINDOW), Ledger(WINDOW + 1), 0.0, lambda *_: None, lambda: False)
 
     def scoring(kind: str) -> Callable[[], Any]:
         score, params = scorer(kind, task, data, model), ps.live(model)
@@ -47,7 +43,7 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
     owners = [arm for arm in TABLE if arm.kind != "plain" and arm.priced is None]
     streams = {arm.name: _drained(arm, task, data, model, pools) for arm in owners}
     scores = {f"score {kind}": scoring(kind) for kind in kinds}
-    times = measure.interleaved({"step": plain, **scores, **streams}, rounds=rounds, timer=clock)
+    times = measure.interleaved({"step": _steps(task, data, model), **scores, **streams}, rounds=rounds, timer=clock)
     steps = [seconds / WINDOW for seconds in times["step"]]
     phi = {kind: measure.ratio(times[f"score {kind}"], times["step"]) for kind in kinds}
     own = {name: measure.spread([t / POOLS / s for t, s in zip(times[name], steps, strict=True)]) for name in streams}
@@ -83,17 +79,21 @@ def read(record: dict[str, Any]) -> Costs:
 def small(task: Task, data: Data, rounds: int = 15) -> float:
     """A step of a small batch, in steps of a whole one: more than its share, for the optimizer does not get faster."""
     model = data.build(0).to(measure.device())
-    blocks = {}
-    for name, size in (("whole", task.batch_size), ("small", round(SMALL * task.batch_size))):
-        feed = windows(data, everything(len(data.train["labels"]), 0), size)
-        some = task._replace(batch_size=size)
-
-        def steps(feed: Any = feed, some: Task = some) -> None:
-            fit(some, data, model, islice(feed, WINDOW), Ledger(WINDOW + 1), 0.0, lambda *_: None, lambda: False)
-
-        blocks[name] = steps
+    sizes = {"whole": task.batch_size, "small": round(SMALL * task.batch_size)}
+    blocks = {name: _steps(task._replace(batch_size=size), data, model) for name, size in sizes.items()}
     times = measure.interleaved(blocks, rounds=rounds, timer=clock)
     return max(float(measure.ratio(times["small"], times["whole"])["median"]), SMALL)
+
+
+def _steps(task: Task, data: Data, model: Any) -> Callable[[], Any]:
+    """A window of training steps that leave the model as it is."""
+    feed, row = windows(data, everything(len(data.train["labels"]), 0), task.batch_size), 1 / task.batch_size
+
+    def steps() -> None:
+        some, ledger = islice(feed, WINDOW), Ledger(WINDOW + 1)
+        fit(task, data, model, some, ledger, 0.0, lambda *_: None, lambda: False, row)
+
+    return steps
 
 
 def _drained(arm: Arm, task: Task, data: Data, model: Any, pools: list[torch.Tensor]) -> Callable[[], Any]:

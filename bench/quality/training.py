@@ -98,13 +98,13 @@ def fit(
     lr: float,
     observe: Observe,
     stop: Callable[[], bool],
-    row: float | None = None,
+    row: float,
 ) -> Fitted:
-    """Train until the budget is spent, as nearly as whole steps allow; `row` units a row, or a batch's share."""
+    """Train until the budget is spent, as nearly as whole steps allow, at `row` units a row."""
     optimizer = torch.optim.AdamW(model.parameters(), lr, fused=True)
     where, steps, rows = device().type, 0, 0
     for ids, weights in feed:
-        share = len(ids) / task.batch_size if row is None else len(ids) * row
+        share = len(ids) * row
         if ledger.left < share / 2:
             break
         if stop():
@@ -302,7 +302,8 @@ def irreducible(
     for number, (ours, theirs) in enumerate((halves, halves[::-1])):
         model = data.build(1_000 + 2 * seed + number).to(device())
         epochs = ((ours[shuffled(len(ours), seed, epoch)], torch.ones(len(ours))) for epoch in itertools.count())
-        fit(task, data, model, windows(data, epochs, task.batch_size), Ledger(steps), lr, lambda *_: None, stop)
+        feed = windows(data, epochs, task.batch_size)
+        fit(task, data, model, feed, Ledger(steps), lr, lambda *_: None, stop, 1 / task.batch_size)
         score, params = scorer("loss", task, data, model), ps.live(model)()  # once: it does not change any more
         for ids in theirs.split(POOL * task.batch_size):
             table[ids] = score(params, {name: leaf[ids].to(device()) for name, leaf in data.train.items()}).cpu()
