@@ -26,13 +26,13 @@ def cells(home: Path, task: str, seeds: Iterable[int]) -> tuple[verdicts.Cells, 
         if record is None:
             continue
         try:
-            aged = work.stale(record, work.terms(home, job))
+            now = work.terms(home, job)
         except Missing:
-            aged = True
-        if aged:
+            now = None
+        if now is None or work.stale(record, now):
             old += 1
-        else:
-            found.setdefault((job.arm, job.budget), {})[job.seed] = record
+        else:  # more may have been tried since the run
+            found.setdefault((job.arm, job.budget), {})[job.seed] = record | {"trials": now["trials"]}
     return found, old
 
 
@@ -43,29 +43,31 @@ def report(home: Path, tasks: Iterable[str], seeds: list[int]) -> str:
     for name in tasks:
         found, old = cells(home, name, seeds)
         rows = [verdicts.row(found, arm.name, budget) for arm in ARMS.values() for budget in arm.budgets]
-        content[name] = {"summary": TASKS[name].summary, "rows": rows, "stale": old}
-        text += [f"\n### {name}: {TASKS[name].summary}\n", *HEAD, *(line(row, len(seeds)) for row in rows)]
+        most = max(row["seeds"] for row in rows)
+        content[name] = {"summary": TASKS[name].summary, "rows": rows, "seeds": most, "stale": old}
+        text += [f"\n### {name}: {TASKS[name].summary}\n", *HEAD, *(line(row, most) for row in rows)]
         if old:
             text.append(f"\n{old} runs were left out: their learning rate, costs or data are not today's.")
         if found:
             figure(home / f"{name}.png", TASKS[name].summary, rows)
-    head = f"Accuracy in percent; differences in points, paired by seed and test row. Seeds: {len(seeds)}."
-    whole = "\n".join([head, *overview(content, SHORTER[0], len(seeds)), *text]) + "\n"
+    head = "Accuracy in percent; differences in points, paired by seed and test row."
+    whole = "\n".join([head, *overview(content, SHORTER[0]), *text]) + "\n"
     work.write(home / "report.json", content)
     (home / "report.md").write_text(whole, encoding="utf-8")
     return whole
 
 
-def overview(content: dict[str, Any], budget: float, seeds: int) -> list[str]:
+def overview(content: dict[str, Any], budget: float) -> list[str]:
     """One table over all tasks that have runs, at one budget: accuracy, and the difference to `shortened`."""
     tasks = [name for name, task in content.items() if any(row["accuracy"] for row in task["rows"])]
     told = [f"\n### At {budget:.0%} of the full run's time: accuracy, and its difference to shortened\n"]
-    told += ["| arm | " + " | ".join(tasks) + " |", "|---" * (len(tasks) + 1) + "|"]
+    heads = [f"{name}, {content[name]['seeds']} seeds" for name in tasks]
+    told += ["| arm | " + " | ".join(heads) + " |", "|---" * (len(tasks) + 1) + "|"]
     for arm in ARMS:
         cells = []
         for name in tasks:
             rows = [row for row in content[name]["rows"] if row["arm"] == arm and row["budget"] in (budget, 1.0)]
-            cells.append(_cell(rows[0], seeds))
+            cells.append(_cell(rows[0], content[name]["seeds"]))
         if any(cells):
             told.append(f"| {arm} | " + " | ".join(cell or "missing" for cell in cells) + " |")
     return told
@@ -77,7 +79,7 @@ def _cell(row: dict[str, Any], seeds: int) -> str:
     gap = row["versus"]["shortened"] if row["budget"] < 1 else None
     said = f" {_gap(gap)}" if gap else ""
     marks = "".join(f", {verdict}" for verdict in ("win", "lossless") if row[verdict])
-    few = f" ({row['seeds']} of {seeds} seeds)" if row["seeds"] < seeds else ""
+    few = f" ({row['seeds']} seeds)" if row["seeds"] < seeds else ""
     return f"{row['accuracy']['mean']:.2f}{said}{marks}{few}"
 
 
