@@ -106,6 +106,13 @@ def test_the_diff_ends_in_the_quickstart():
     ]
 
 
+def test_the_table_of_arms_is_the_reports():
+    report = (ROOT / "bench" / "results" / "quality" / "report.md").read_text()
+    table = re.search(r"^### At 60%.*?\n\n((?:\|.*\n)+)", report, re.MULTILINE)
+    assert table and len(table[1].splitlines()) > 3
+    assert table[1] in TEXT
+
+
 @pytest.mark.parametrize("extra", ["demo", "dev"])
 def test_each_command_stands_on_one_line(extra):
     lines = [line for line in TEXT.splitlines() if line.startswith(f'pip install -e ".[{extra}]" && ')]
