@@ -35,8 +35,8 @@ def auto(score: ScoreFn | Score, *, batch_size: int, keep: Number = 0.5, history
     Args:
         score: losses in nats, Float[B], as `ps.batched` gives; cheaper is better, see `ps.autocast` and `ps.compiled`.
         batch_size: rows in a batch that leaves. A kept row does what more than one random row does, so three quarters
-            of the plain loop's batch make about as many optimizer steps in the same time; that did as well as whole
-            batches, or better, on four of five tasks (bench.quality, auto-small).
+            of the plain loop's batch make about as many optimizer steps in the same time; that gained where a class
+            was rare, and made little difference elsewhere (bench.quality, auto-small).
         keep: the planned fraction, in (0, 1]; less is kept as losses concentrate.
         history: losses that a row is measured against, at least a pool.
         settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite.
