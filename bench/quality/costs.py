@@ -73,7 +73,7 @@ def where() -> dict[str, Any]:
 
 
 def read(record: dict[str, Any]) -> Costs:
-    return Costs(record["step"], record["score"], record["pool"], **{k: record[k] for k in ("small",) if k in record})
+    return Costs(record["step"], record["score"], record["pool"], record.get("small", SMALL))
 
 
 def small(task: Task, data: Data, rounds: int = 15) -> float:

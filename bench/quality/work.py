@@ -20,7 +20,7 @@ import torch
 
 from bench.measure import RESULTS
 from bench.quality import costs as prices
-from bench.quality.arms import ARMS, SMALL
+from bench.quality.arms import ARMS
 from bench.quality.tasks import TASKS, Data, Missing, Task, loaded
 from bench.quality.training import Run, Stopped, run, source
 
@@ -79,7 +79,7 @@ def terms(home: Path, job: Job) -> dict[str, Any]:
     charges = {
         "phi": costs["score"][source(arm)] if arm.score else 0.0,
         "own": costs["pool"].get(arm.priced or arm.name, 0.0),  # of a pool
-        "small": costs.get("small", SMALL) if arm.small else None,  # of a small step
+        "small": prices.read(costs).small if arm.small else None,  # of a small step
         "checksum": costs["checksum"],
     }
     return {**charges, "lr": tuned["lr"], "trials": max(len(tuned["tried"]), 1) if arm.kind == "plain" else arm.trials}
