@@ -12,10 +12,13 @@ import os
 import platform
 import re
 import statistics
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -24,6 +27,7 @@ from torch.profiler import ProfilerActivity, profile
 RESULTS = Path(__file__).parent / "results"
 COLOURS = {"ours": "#1f6fb4", "wrapper": "#d98a1f", "plain": "#444444", "other": "#3a923a", "floor": "#b03060"}
 Spread = dict[str, float]
+T = TypeVar("T")
 
 
 def device() -> torch.device:
@@ -50,6 +54,58 @@ def interleaved(
             if number >= 0:
                 times[name].append(timer() - start)
     return times
+
+
+class Turn:
+    """The watch of one of several long jobs that take turns: it stands still while others run."""
+
+    def __init__(self, ring: deque[Turn], seconds: float, timer: Callable[[], float]):
+        self.ring, self.seconds, self.timer = ring, seconds, timer
+        self.mine, self.before, self.since = threading.Semaphore(0), 0.0, 0.0
+
+    def __call__(self) -> float:
+        """Seconds of this job's own."""
+        return self.before + self.timer() - self.since
+
+    def offer(self) -> None:
+        """Let the others run, each for a turn, if this one is over."""
+        if self.timer() - self.since >= self.seconds:
+            self.before = self()
+            self.ring.rotate(-1)
+            self.ring[0].mine.release()
+            self.take()
+
+    def take(self) -> None:
+        self.mine.acquire()
+        self.since = self.timer()
+
+    def leave(self) -> None:
+        self.ring.popleft()
+        if self.ring:
+            self.ring[0].mine.release()
+
+
+def turns(
+    jobs: Mapping[str, Callable[[Turn], T]], *, seconds: float = 0.5, timer: Callable[[], float] = clock
+) -> dict[str, T]:
+    """Run jobs that are too long to repeat, one at a time and in turns, each in a thread.
+
+    A job is given its watch and calls its `offer()` every now and then; a slow minute then falls on all of them.
+    """
+    ring: deque[Turn] = deque()
+    ring.extend(Turn(ring, seconds, timer) for _ in jobs)
+
+    def run(job: Callable[[Turn], T], turn: Turn) -> T:
+        turn.take()
+        try:
+            return job(turn)
+        finally:
+            turn.leave()
+
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        made = {name: pool.submit(run, job, turn) for (name, job), turn in zip(jobs.items(), list(ring), strict=True)}
+        ring[0].mine.release()
+    return {name: future.result() for name, future in made.items()}
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import puresift as ps
+from bench import measure
 from bench.quality import __main__ as command
 from bench.quality import arms, nets, report, tasks, training, verdicts, work
 from bench.quality.arms import ARMS
@@ -262,14 +263,52 @@ def test_the_learning_rate_is_tuned_on_the_plain_arm_and_its_trials_are_told(hom
     assert work.terms(home, work.Job("tiny", "rs2", 0.4, 0))["lr"] == tuned["lr"]
 
 
-def test_by_the_clock_a_run_ends_when_its_time_is_up(monkeypatch):
-    """A clock that moves by two milliseconds a look; what is charged no longer decides."""
+def test_by_the_clock_a_run_ends_when_its_time_is_up():
+    """A clock that moves by two units a look; what is charged no longer decides."""
     looks = iter(range(10_000))
-    monkeypatch.setattr(training.time, "perf_counter", lambda: 0.002 * next(looks))
-    made = once("full", 40, by_clock=True)
+    made = once("full", 40, clock=lambda: 2.0 * next(looks))
     assert made.ledger.spent > 40
-    assert made.fitted.steps < 20, "in its forty milliseconds the clock is looked at twenty times"
+    assert made.fitted.steps < 20, "within forty units the clock is looked at twenty times"
     assert made.fitted.last < 0.05 * 0.2
+
+
+def test_long_jobs_take_turns_and_each_watch_counts_its_own_time():
+    """Jobs work off whole seconds of a clock that moves for all of them; turns are of three."""
+    now, order = [0.0], []
+
+    def job(name, seconds):
+        def work(turn):
+            for _ in range(seconds):
+                now[0] += 1
+                order.append(name)
+                turn.offer()
+            if name == "c":
+                raise ZeroDivisionError
+            return turn()
+
+        return work
+
+    lengths = {"a": 7, "b": 2, "d": 5}
+    made = measure.turns({name: job(name, n) for name, n in lengths.items()}, seconds=3, timer=lambda: now[0])
+    assert made == lengths
+    assert "".join(order) == "aaabbdddaaadda"
+    with pytest.raises(ZeroDivisionError):
+        measure.turns({name: job(name, 4) for name in "abc"}, seconds=3, timer=lambda: now[0])
+    assert "".join(order[14:]) == "aaabbbcccabc", "the others go on to their ends"
+
+
+def test_by_the_clock_arms_take_turns_and_are_set_against_shortened(home, monkeypatch, capsys):
+    """On a clock that moves by one step a look, whatever is done: arms that look alike often are charged alike."""
+    looks = iter(range(1_000_000))
+    monkeypatch.setattr(command.costs, "clock", lambda: COSTS["step"] * next(looks))
+    assert go(home, "--real-time", "--arms", "shortened,rs2", "--seeds", "0-2") == 0
+    timed = json.loads((home / "realtime.json").read_text())["tiny"]
+    assert timed["seeds"] == [0, 1, 2]
+    for row in timed["arms"].values():
+        assert len(row["charged"]) == len(row["accuracy"]) == 3
+        assert all(0.1 < charged < 1 for charged in row["charged"]), "a step takes a few looks"
+        assert row["over shortened"]["median"] == pytest.approx(1, abs=0.1)
+    assert capsys.readouterr().out.count("agrees") == 2
 
 
 def test_what_is_packed_comes_back():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -14,10 +15,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # here and in the workers: a run has one co
 import torch
 
 import bench.quality
+from bench import measure
 from bench.quality import costs, report, work
 from bench.quality.arms import ARMS, SHORTER
 from bench.quality.tasks import TASKS, Data, Missing, Task, loaded
-from bench.quality.training import run
+from bench.quality.training import Run, run
 
 TIMED = ("shortened", "infobatch", "random", "relative-1", "importance", "katharopoulos")
 TUNED = [100, 101, 102]  # seeds of the tuning, which no run has
@@ -119,7 +121,7 @@ def _trial(task: Task, data: Data, lr: float, seeds: list[int]) -> dict[str, Any
 
 
 def _timed(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
-    """A few arms by the clock: what they would have been charged when their time was up, over their budget.
+    """A few arms by the clock, in turns: what they would have been charged when their time was up, over their budget.
 
     Dividing by the same of `shortened` takes out how fast the machine is today.
     """
@@ -127,20 +129,38 @@ def _timed(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
     record = (work.read(o.results / "phi.json") or {}).get(name)
     if record is None:
         raise Missing(f"its costs were not measured: python -m bench.quality --measure --task {name}")
-    share = (o.budgets or SHORTER)[0]
+    share, prices = (o.budgets or SHORTER)[0], costs.read(record)
     units, lr = share * work.full_units(task, data), work.terms(o.results, work.Job(name, "full", 1.0, 0))["lr"]
-    run(ARMS["importance"], task, data, 16, seed=0, costs=costs.read(record), lr=lr)  # first calls are slow
-    ratios: dict[str, float] = {}
-    for arm in ["shortened", *(arm for arm in o.arms or TIMED if arm != "shortened")]:
-        made = run(ARMS[arm], task, data, units, seed=o.seeds[0], costs=costs.read(record), lr=lr, by_clock=True)
-        ratios[arm] = made.ledger.charged / units
-        off = ratios[arm] / ratios["shortened"] - 1
-        verdict = "agrees" if abs(off) <= 0.05 else "DIFFERS"
-        print(
-            f"{name:8} {arm:14} {made.seconds:6.1f} s  charged {ratios[arm]:.3f} of its budget, {off:+.1%}: {verdict}"
+    names = ["shortened", *(arm for arm in o.arms or TIMED if arm != "shortened")]
+    rows: dict[str, dict[str, list[float]]] = {arm: {"charged": [], "accuracy": []} for arm in names}
+
+    def timed(arm: str, seed: int) -> Callable[[measure.Turn], Run]:
+        def job(turn: measure.Turn) -> Run:
+            def go_on() -> bool:
+                turn.offer()
+                return False
+
+            clock = lambda: turn() / prices.step  # noqa: E731
+            return run(ARMS[arm], task, data, units, seed=seed, costs=prices, lr=lr, clock=clock, stop=go_on)
+
+        return job
+
+    run(ARMS["importance"], task, data, 16, seed=0, costs=prices, lr=lr)  # first calls are slow
+    for seed in o.seeds:
+        for arm, made in measure.turns({arm: timed(arm, seed) for arm in names}, timer=costs.clock).items():
+            rows[arm]["charged"].append(made.ledger.charged / units)
+            rows[arm]["accuracy"].append(work.accuracy(task, data, made.right))
+    found: dict[str, Any] = {}
+    for arm, row in rows.items():
+        off = measure.ratio(row["charged"], rows["shortened"]["charged"])
+        found[arm] = {**row, "over shortened": off}
+        middle, low, high = (off[part] - 1 for part in ("median", "low", "high"))
+        said = (
+            f"{name:8} {arm:14} {100 * mean(row['accuracy']):6.2f} %  charged {mean(row['charged']):.3f} of its budget"
         )
-    relative = {arm: ratio / ratios["shortened"] - 1 for arm, ratio in ratios.items()}
-    return {"budget": share, "charged": ratios, "against shortened": relative, "where": costs.where()}
+        verdict = "agrees" if abs(middle) <= 0.05 else "DIFFERS"
+        print(f"{said}, {middle:+.1%} [{low:+.1%}, {high:+.1%}]: {verdict}", flush=True)
+    return {"budget": share, "seeds": o.seeds, "arms": found, "where": costs.where()}
 
 
 def _names(table: Any, word: str) -> Any:

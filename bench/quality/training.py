@@ -49,11 +49,16 @@ class Stopped(Exception):
 
 
 class Ledger:
-    """What a run has spent of its budget: units as charged or, given a clock, as measured."""
+    """What a run has spent of its budget: units as charged or, given a clock of units, as measured."""
 
-    def __init__(self, budget: float, *, seconds: float | None = None):
-        self.budget, self.seconds, self.began = budget, seconds, time.perf_counter()
+    def __init__(self, budget: float, *, clock: Callable[[], float] | None = None):
+        self.budget, self.clock = budget, clock
         self.parts = dict.fromkeys(("train", "score", "pool", "reference"), 0.0)
+        self.start()
+
+    def start(self) -> None:
+        """What the clock has told so far does not count."""
+        self.began = self.clock() if self.clock else 0.0
 
     def charge(self, part: str, units: float) -> None:
         self.parts[part] += units
@@ -64,7 +69,7 @@ class Ledger:
 
     @property
     def spent(self) -> float:
-        return self.charged if self.seconds is None else (time.perf_counter() - self.began) / self.seconds
+        return self.clock() - self.began if self.clock else self.charged
 
     @property
     def left(self) -> float:
@@ -330,11 +335,11 @@ def run(
     seed: int,
     costs: Costs,
     lr: float,
-    by_clock: bool = False,
+    clock: Callable[[], float] | None = None,
     stop: Callable[[], bool] = lambda: False,
     held_out: str = "test",
 ) -> Run:
-    """Train one arm on a budget of plain steps, and judge it.
+    """Train one arm on a budget of plain steps, and judge it; given a clock of units, it says what is spent.
 
     Raises:
         Stopped: `stop()` said so.
@@ -344,14 +349,14 @@ def run(
     model = data.build(seed).to(device())
     counts = {"candidates": 0, "scored": 0}
     began = time.perf_counter()
-    ledger, table = Ledger(budget, seconds=costs.step if by_clock else None), None
+    ledger, table = Ledger(budget, clock=clock), None
     if arm.reference:
         table = irreducible(task, data, REFERENCE * budget, costs, lr, seed, stop)
         torch.manual_seed(seed)
         if arm.reference == "charged":
             ledger.charge("reference", REFERENCE * budget)
         else:
-            ledger.began = time.perf_counter()
+            ledger.start()
 
     observe: Observe = lambda ids, losses: None  # noqa: E731
     if arm.kind == "sift":

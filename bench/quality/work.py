@@ -112,19 +112,28 @@ def unpacked(text: str, size: int, most: int) -> Any:
     return numpy.unpackbits(array, count=size) if most == 1 else array
 
 
+def accuracy(task: Task, data: Data, right: torch.Tensor) -> float:
+    """The share of the test's labels that are right; where the task is balanced, its mean over the classes."""
+    share, groups = right.double() / data.test["labels"][0].numel(), classes(task, data)
+    means = [float(share[groups == group].mean()) for group in groups.unique()]
+    return sum(means) / len(means)
+
+
+def classes(task: Task, data: Data) -> torch.Tensor:
+    """Int[test rows]: the class of each where the task is balanced, else 0."""
+    labels = data.test["labels"]
+    return labels.unique(return_inverse=True)[1] if task.balanced else torch.zeros(len(labels), dtype=torch.int64)
+
+
 def record(job: Job, task: Task, data: Data, budget: float, terms: dict[str, Any], result: Run) -> dict[str, Any]:
     """One row, with all that statistics need."""
-    labels, right = data.test["labels"], result.right
-    per = labels[0].numel()  # labels a row
-    share = right.double() / per
-    groups = labels.unique(return_inverse=True)[1] if task.balanced else torch.zeros(len(right), dtype=torch.int64)
-    means = [float(share[groups == group].mean()) for group in groups.unique()]
+    right, per = result.right, data.test["labels"][0].numel()  # labels a row
     fitted, ledger, seen = result.fitted, result.ledger, result.counts
     return {
         "task": job.task,
         "arm": job.arm,
         "seed": job.seed,
-        "accuracy": sum(means) / len(means),
+        "accuracy": accuracy(task, data, right),
         "nats": result.nats,
         "seconds": result.seconds,
         "budget": job.budget,
@@ -136,7 +145,7 @@ def record(job: Job, task: Task, data: Data, budget: float, terms: dict[str, Any
         **terms,
         **prices.where(),
         "test": {"rows": len(right), "labels": per, "right": packed(right, per)},
-        "groups": packed(groups, 255) if task.balanced else None,
+        "groups": packed(classes(task, data), 255) if task.balanced else None,
     }
 
 
