@@ -124,6 +124,38 @@ def test_what_is_charged_is_what_was_done(name):
     assert made.ledger.charged == pytest.approx(sum(parts.values()))
 
 
+@pytest.mark.parametrize("name", ["full", "rs2", "infobatch", "auto", "auto-small"])
+def test_rows_that_are_picked_are_charged_by_their_length(name, monkeypatch):
+    """And those drawn by chance alike."""
+    batches = []
+    gather = training.gather
+
+    def noted(*args):
+        batch = gather(*args)
+        batches.append(tuple(batch["input_ids"].shape))
+        return batch
+
+    monkeypatch.setattr(training, "gather", noted)
+    costs = training.Costs(**COSTS, token=0.1, length=5.0)
+    made = training.run(ARMS[name], TINY, load(work.HOME), 0.3 * UNITS, seed=0, costs=costs, lr=0.05)
+    trained = batches[: made.fitted.steps]
+    more = sum(rows / SIZE * 0.1 * (longest - 5) for rows, longest in trained) if ARMS[name].picks else 0
+    assert made.ledger.parts["train"] == pytest.approx(made.fitted.rows / SIZE + more)
+
+
+def test_costs_are_measured_for_all_that_is_charged(home, monkeypatch, capsys):
+    monkeypatch.setattr(command.costs, "POOLS", 2)
+    assert go(home, "--measure") == 0
+    assert "--again" in capsys.readouterr().out, "they are there"
+    assert go(home, "--measure", "--again") == 0
+    record = json.loads((home / "phi.json").read_text())["tiny"]
+    numbers = [record["step"], *record["score"].values(), *record["pool"].values(), record["small"], record["length"]]
+    assert all(number > 0 for number in numbers)
+    assert record["length"] == pytest.approx(6, abs=2), "the longest of eight rows of 2 to 8"
+    for name in ARMS:
+        assert work.perform(work.Job("tiny", name, 0.3, 0), home, home, lambda: False)["units"]["spent"] > 0
+
+
 def test_scored_rows_are_those_of_the_arm():
     """Random scores nothing, remembered less than all, and composer a fifth, so that it reads about what it planned."""
     assert once("random").counts["scored"] == 0

@@ -7,11 +7,12 @@
     python -m bench.quality --real-time --task scratch      a few arms by the clock, against what they are charged
     python -m bench.quality --report                        tables and figures out of whatever is there
 
-**Budget.** The unit is one plain training step at the task's batch shape. A batch trained on costs its rows' share of a
-unit, a row scored phi / batch size, a pool what the sifter itself takes; all three were measured before, in turns, and
-every run is charged the same. A run ends with the step that brings it nearest to its budget; its learning rate goes up
-over 6 % and down to zero by units spent. So the result of a run does not depend on what else the machine does, and two
-runs of a seed agree to the bit; whether the units are right is what --real-time is for.
+**Budget.** The unit is one plain training step at the task's batch shape. A batch trained on costs its rows' share of
+a unit, by its padded length too where the arm picks its rows, for hard ones may be long; a row scored costs phi / batch
+size, a pool what the sifter itself takes. All of it was measured before, in turns, and every run is charged the same.
+A run ends with the step that brings it nearest to its budget; its learning rate goes up over 6 % and down to zero by
+units spent. So the result of a run does not depend on what else the machine does, and two runs of a seed agree to the
+bit; whether the units are right is what --real-time is for.
 
 **Alike for all.** Batches of one size, sorted by length within windows of eight; pools of four batches, scored in
 pieces of like length (a glance, at the first tokens alone, in one piece); precision, optimizer, schedule, evaluation.

@@ -36,6 +36,11 @@ class Arm(NamedTuple):
     budgets: tuple[float, ...] = SHORTER
     trials: int = 1  # settings tried before the runs; the plain arm's are its learning rates
 
+    @property
+    def picks(self) -> bool:
+        """Whether some rows are likelier than others."""
+        return self.kind in ("sift", "infobatch")
+
 
 def clipped(share: float) -> ps.Rule:
     """p = min(1, share * (.7 * e / mean(e) + .3)), e = 1 - exp(-loss), the mean over the last 1,024; weights 1 / p."""

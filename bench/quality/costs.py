@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from itertools import cycle, islice
+from itertools import count, cycle, islice
 from typing import Any
 
 import torch
@@ -14,7 +14,19 @@ import puresift as ps
 from bench import measure
 from bench.quality.arms import POOL, SMALL, TABLE, WINDOW, Arm
 from bench.quality.tasks import Data, Task
-from bench.quality.training import Costs, Ledger, compose, everything, fit, scorer, shuffled, windows
+from bench.quality.training import (
+    Costs,
+    Ledger,
+    adamw,
+    everything,
+    fit,
+    gather,
+    longest,
+    scorer,
+    shuffled,
+    sifted,
+    windows,
+)
 
 POOLS = 24  # of a stream whose own time is taken
 
@@ -22,37 +34,39 @@ POOLS = 24  # of a stream whose own time is taken
 def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
     """The costs of a task, with their spread, and where they were measured."""
     size, rows = task.batch_size, len(data.train["labels"])
-    model = data.build(0).to(measure.device())
-    window = WINDOW * size
-    pools = [ids for ids in shuffled(rows, 1, 0).split(POOL * size) if len(ids) == POOL * size]
-    if not pools:
+    if rows < POOL * size:
         raise ValueError(f"{task.name} has {rows} rows, less than a pool of {POOL * size}: give it more")
-    turns = cycle(pools)
+    model = data.build(0).to(measure.device())
+    pools = (ids for epoch in count() for ids in shuffled(rows, 1, epoch).split(POOL * size) if len(ids) == POOL * size)
 
     def scoring(kind: str) -> Callable[[], Any]:
         score, params = scorer(kind, task, data, model), ps.live(model)
 
         def pass_() -> None:
-            for _ in range(window // (POOL * size)):
-                ids = next(turns)
+            for ids in islice(pools, WINDOW // POOL):
                 score(params(), {name: leaf[ids] for name, leaf in data.train.items()})
 
         return pass_
 
     kinds = ("loss", "error", "glance")
-    owners = [arm for arm in TABLE if arm.kind != "plain" and arm.priced is None]
-    streams = {arm.name: _drained(arm, task, data, model, pools) for arm in owners}
+    owners = [arm for arm in TABLE if arm.picks and arm.priced is None]
+    read: dict[str, list[float]] = {arm.name: [] for arm in owners}  # pools
+    streams = {arm.name: _drained(arm, task, data, model, read[arm.name]) for arm in owners}
     scores = {f"score {kind}": scoring(kind) for kind in kinds}
     times = measure.interleaved({"step": _steps(task, data, model), **scores, **streams}, rounds=rounds, timer=clock)
     steps = [seconds / WINDOW for seconds in times["step"]]
     phi = {kind: measure.ratio(times[f"score {kind}"], times["step"]) for kind in kinds}
-    own = {name: measure.spread([t / POOLS / s for t, s in zip(times[name], steps, strict=True)]) for name in streams}
+    own = {
+        name: measure.spread([t / n / s for t, n, s in zip(times[name], read[name][-rounds:], steps, strict=True)])
+        for name in streams
+    }
     return {
         "step": statistics.median(steps),
         "score": {kind: spread["median"] for kind, spread in phi.items()},
         "pool": {name: spread["median"] for name, spread in own.items()},
         "spread": {"step": measure.spread(steps), "score": phi, "pool": own},
         "small": small(task, data),
+        **lengths(task, data),
         "rounds": rounds,
         "checksum": data.checksum,
         "where": where(),
@@ -73,7 +87,8 @@ def where() -> dict[str, Any]:
 
 
 def read(record: dict[str, Any]) -> Costs:
-    return Costs(record["step"], record["score"], record["pool"], record.get("small", SMALL))
+    more = {name: record[name] for name in ("small", "token", "length") if name in record}
+    return Costs(record["step"], record["score"], record["pool"], **more)
 
 
 def small(task: Task, data: Data, rounds: int = 15) -> float:
@@ -85,42 +100,55 @@ def small(task: Task, data: Data, rounds: int = 15) -> float:
     return max(float(measure.ratio(times["small"], times["whole"])["median"]), SMALL)
 
 
-def _steps(task: Task, data: Data, model: Any) -> Callable[[], Any]:
-    """A window of training steps that leave the model as it is."""
-    feed, row = windows(data, everything(len(data.train["labels"]), 0), task.batch_size), 1 / task.batch_size
+def lengths(task: Task, data: Data, rounds: int = 4) -> dict[str, float]:
+    """The padded length of a mean batch, and what a token more costs, in steps: its slope over batches."""
+    if not data.pads:
+        return {"token": 0.0, "length": 0.0}
+    model, rows = data.build(0).to(measure.device()), len(data.train["labels"])
+    epoch = list(islice(windows(data, everything(rows, 0), task.batch_size), rows // task.batch_size))
+    each = [longest(gather(data.train, data, ids), data) for ids, _ in epoch]
+    blocks = {str(k): _steps(task, data, model, [batch]) for k, batch in enumerate(epoch[: 4 * WINDOW])}
+    times = measure.interleaved(blocks, rounds=rounds, timer=clock)
+    line = statistics.linear_regression(each[: len(blocks)], [statistics.median(row) for row in times.values()])
+    mean = statistics.mean(each)
+    return {"token": line.slope / (line.intercept + line.slope * mean), "length": mean}
+
+
+def _steps(task: Task, data: Data, model: Any, batches: list[Any] | None = None) -> Callable[[], Any]:
+    """Training steps that leave the model as it is: of these batches or, each time, of the next window."""
+    feed = windows(data, everything(len(data.train["labels"]), 0), task.batch_size)
+    optimizer = adamw(model, 0.0)
 
     def steps() -> None:
-        some, ledger = islice(feed, WINDOW), Ledger(WINDOW + 1)
-        fit(task, data, model, some, ledger, 0.0, lambda *_: None, lambda: False, row)
+        some, ledger = iter(batches) if batches else islice(feed, WINDOW), Ledger(WINDOW + 1)
+        fit(task, data, model, optimizer, some, ledger, 0.0, lambda *_: None, lambda: False, lambda rows, longest: 1.0)
 
     return steps
 
 
-def _drained(arm: Arm, task: Task, data: Data, model: Any, pools: list[torch.Tensor]) -> Callable[[], Any]:
-    """All that an arm does with `POOLS` pools besides scoring and training."""
-    size, rows = task.batch_size, len(data.train["labels"])
+def _drained(arm: Arm, task: Task, data: Data, model: Any, read: list[float]) -> Callable[[], Any]:
+    """All that an arm does with `POOLS` pools or so besides scoring and training; how many they were is noted."""
+    size, rows, seeds = task.batch_size, len(data.train["labels"]), count()
     losses = torch.empty(POOL * size).exponential_(generator=torch.Generator().manual_seed(0)).to(measure.device())
-    if arm.kind == "rs2":
-        return lambda: None
     if arm.kind == "infobatch":
         sampler = ps.infobatch(rows, epochs=1)
-        parts = [part for ids in islice(cycle(pools), POOLS) for part in ids.split(size)]
 
         def remember() -> None:
-            for part in parts:
-                sampler.observe(part, losses[: len(part)])
+            for ids in islice(cycle(shuffled(rows, 0, 0).split(size)), POOL * POOLS):
+                sampler.observe(ids, losses[: len(ids)])
+            read.append(POOLS)
 
         return remember
     table = torch.zeros(rows) if arm.score == "reducible" else None
-    sifter = compose(arm, task, data, lambda params, batch: losses[: len(batch["labels"])], table, POOLS)
-    train = {name: leaf.to(measure.device()) for name, leaf in data.train.items()}
-    first = {name: leaf[: POOL * size] for name, leaf in train.items()}
+    free = Costs(1.0, {}, {arm.name: 0.0})  # the governor finds that sifting pays, as the dearest case has it
 
     def drain() -> None:
-        read = ({name: leaf[ids] for name, leaf in train.items()} for ids in islice(cycle(pools), POOLS))
-        stream = ps.sift(sifter, sifter.init(ps.key(0), first), ps.live(model), read)
-        for _, weights, _, _ in stream:
-            if arm.score == "remembered":
-                stream.observe(losses[: len(weights)])
+        ledger, counts = Ledger(POOLS * POOL * (arm.keep or 1.0)), {"candidates": 0, "scored": 0}
+        score = (lambda params, batch: losses[: len(batch["labels"])]) if arm.score else None
+        feed, observe = sifted(arm, task, data, model, ledger, free, next(seeds), table, counts, score)
+        for ids, _ in feed:
+            ledger.charge("train", len(ids) / size)
+            observe(ids, losses[: len(ids)])
+        read.append(counts["candidates"] / (POOL * size))
 
     return drain

@@ -29,14 +29,21 @@ class Costs(NamedTuple):
     score: dict[str, float]  # of a batch's worth of rows: phi, by score
     pool: dict[str, float]  # of a pool, without its score, by arm
     small: float = SMALL  # a step of a small batch
+    token: float = 0.0  # of each token that the longest row of a batch has more than
+    length: float = 0.0  # in a mean batch
 
     def own(self, arm: Arm) -> float:
         """Of a pool, for this arm."""
         return self.pool[arm.priced or arm.name]
 
-    def row(self, arm: Arm, task: Task) -> float:
-        """Of a row trained on."""
-        return (self.small if arm.small else 1.0) / rows_of(arm, task)
+    def batch(self, arm: Arm, task: Task) -> Price:
+        """Of a batch trained on. Rows drawn by chance are of mean length; those that are picked may be longer."""
+        row = (self.small if arm.small else 1.0) / rows_of(arm, task)
+        token = self.token / task.batch_size if arm.picks else 0.0
+        return lambda rows, longest: rows * (row + token * (longest - self.length))
+
+
+Price = Callable[[int, int], float]  # rows of a batch and its padded length -> units
 
 
 def rows_of(arm: Arm, task: Task) -> int:
@@ -94,22 +101,27 @@ Feed = Iterator[tuple[Tensor, Tensor | None]]  # ids Int[B], weights Float[B]
 Observe = Callable[[Tensor, Losses], None]
 
 
+def adamw(model: nn.Module, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr, fused=True)
+
+
 def fit(
     task: Task,
     data: Data,
     model: nn.Module,
+    optimizer: torch.optim.Optimizer,
     feed: Feed,
     ledger: Ledger,
     lr: float,
     observe: Observe,
     stop: Callable[[], bool],
-    row: float,
+    price: Price,
 ) -> Fitted:
-    """Train until the budget is spent, as nearly as whole steps allow, at `row` units a row."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr, fused=True)
+    """Train until the budget is spent, as nearly as whole steps allow."""
     where, steps, rows = device().type, 0, 0
     for ids, weights in feed:
-        share = len(ids) * row
+        batch = gather(data.train, data, ids)
+        share = price(len(ids), longest(batch, data))
         if ledger.left < share / 2:
             break
         if stop():
@@ -117,7 +129,7 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = rate(lr, (ledger.spent + share / 2) / ledger.budget)  # in the middle of the step
         with torch.autocast(where, torch.bfloat16, enabled=task.dtype == torch.bfloat16):
-            losses = task.loss(model, gather(data.train, data, ids))
+            losses = task.loss(model, batch)
         optimizer.zero_grad()
         (losses if weights is None else weights.to(losses.device) * losses).mean().backward()
         optimizer.step()
@@ -134,9 +146,14 @@ def gather(examples: Examples, data: Data, ids: Tensor) -> Examples:
     """The rows of a batch, cut to the longest."""
     batch = {name: leaf[ids] for name, leaf in examples.items()}
     if data.pads:
-        longest = int(length(batch).max())
-        batch |= {name: batch[name][:, :longest] for name in data.pads}
+        most = int(length(batch).max())
+        batch |= {name: batch[name][:, :most] for name in data.pads}
     return {name: leaf.to(device()) for name, leaf in batch.items()}
+
+
+def longest(batch: Examples, data: Data) -> int:
+    """The length that rows are padded to, if they are."""
+    return next((batch[name].shape[1] for name in data.pads), 0)
 
 
 def shuffled(size: int, seed: int, epoch: int) -> Tensor:
@@ -229,10 +246,11 @@ def sifted(
     seed: int,
     table: Tensor | None,
     counts: dict[str, int],
+    score: ScoreFn | None = None,
 ) -> tuple[Feed, Observe]:
-    """The arm's batches, and where the losses of training go."""
+    """The arm's batches, and where the losses of training go; `score` in place of the arm's own."""
     phi, size = costs.score.get(source(arm), 0.0), task.batch_size
-    plain = scorer(source(arm), task, data, model) if arm.score else None
+    plain = score or (scorer(source(arm), task, data, model) if arm.score else None)
 
     def counted(params: Params, batch: Batch) -> Losses:
         assert plain is not None
@@ -308,7 +326,8 @@ def irreducible(
         model = data.build(1_000 + 2 * seed + number).to(device())
         epochs = ((ours[shuffled(len(ours), seed, epoch)], torch.ones(len(ours))) for epoch in itertools.count())
         feed = windows(data, epochs, task.batch_size)
-        fit(task, data, model, feed, Ledger(steps), lr, lambda *_: None, stop, 1 / task.batch_size)
+        price: Price = lambda rows, longest: rows / task.batch_size  # noqa: E731
+        fit(task, data, model, adamw(model, lr), feed, Ledger(steps), lr, lambda *_: None, stop, price)
         score, params = scorer("loss", task, data, model), ps.live(model)()  # once: it does not change any more
         for ids in theirs.split(POOL * task.batch_size):
             table[ids] = score(params, {name: leaf[ids].to(device()) for name, leaf in data.train.items()}).cpu()
@@ -374,7 +393,7 @@ def run(
         feed = windows(data, rs2(size, share, task.epochs, seed), task.batch_size)
     else:
         feed = windows(data, everything(size, seed), task.batch_size)
-    fitted = fit(task, data, model, feed, ledger, lr, observe, stop, costs.row(arm, task))
+    fitted = fit(task, data, model, adamw(model, lr), feed, ledger, lr, observe, stop, costs.batch(arm, task))
     seconds = time.perf_counter() - began
     return Run(*evaluate(task, data, model, getattr(data, held_out)), fitted, ledger, seconds, counts)
 

@@ -75,11 +75,12 @@ def terms(home: Path, job: Job) -> dict[str, Any]:
     if costs is None:
         raise Missing(f"its costs were not measured: python -m bench.quality --measure --task {job.task}")
     tuned = (read(home / "tuning.json") or {}).get(job.task, {"lr": task.lr, "tried": {}})
-    arm = ARMS[job.arm]
+    arm, price = ARMS[job.arm], prices.read(costs)
     charges = {
         "phi": costs["score"][source(arm)] if arm.score else 0.0,
         "own": costs["pool"].get(arm.priced or arm.name, 0.0),  # of a pool
-        "small": prices.read(costs).small if arm.small else None,  # of a small step
+        "small": price.small if arm.small else None,  # of a small step
+        "token": [price.token, price.length] if arm.picks else None,  # by the length of what was picked
         "checksum": costs["checksum"],
     }
     return {**charges, "lr": tuned["lr"], "trials": max(len(tuned["tried"]), 1) if arm.kind == "plain" else arm.trials}
@@ -87,7 +88,7 @@ def terms(home: Path, job: Job) -> dict[str, Any]:
 
 def stale(record: dict[str, Any], now: dict[str, Any]) -> bool:
     """Whether a run was made on other terms than a new one would be."""
-    return any(record.get(name) != now[name] for name in ("phi", "own", "small", "checksum", "lr"))
+    return any(record.get(name) != now[name] for name in ("phi", "own", "small", "token", "checksum", "lr"))
 
 
 def done(home: Path, job: Job) -> bool:
