@@ -43,7 +43,7 @@ class Costs(NamedTuple):
         return lambda rows, longest: rows * (row + token * (longest - self.length))
 
 
-Price = Callable[[int, int], float]  # rows of a batch and its padded length -> units
+Price = Callable[[int, float], float]  # rows of a batch and its padded length -> units
 
 
 def rows_of(arm: Arm, task: Task) -> int:
@@ -249,7 +249,7 @@ def sifted(
     score: ScoreFn | None = None,
 ) -> tuple[Feed, Observe]:
     """The arm's batches, and where the losses of training go; `score` in place of the arm's own."""
-    phi, size = costs.score.get(source(arm), 0.0), task.batch_size
+    phi, size, price = costs.score.get(source(arm), 0.0), task.batch_size, costs.batch(arm, task)
     plain = score or (scorer(source(arm), task, data, model) if arm.score else None)
 
     def counted(params: Params, batch: Batch) -> Losses:
@@ -269,7 +269,8 @@ def sifted(
         nonlocal ended
         for epoch in itertools.count():
             for ids in shuffled(len(train["labels"]), seed, epoch).split(POOL * size):
-                if ledger.left <= int(stream.state.buffer.fill[0]) / size:  # enough is held for the rest
+                held = int(stream.state.buffer.fill[0])
+                if ledger.left <= price(held, costs.length):  # enough for the rest
                     ended = True
                     return
                 ledger.charge("pool", costs.own(arm) * len(ids) / (POOL * size))
@@ -289,7 +290,7 @@ def sifted(
         _, rest = sifter.flush(stream.state)
         if rest:
             ids, weights = (torch.cat([part[k] for part in ((b["id"], w) for b, w in rest)]) for k in (0, 1))
-            for part, theirs in batches(data, ids.cpu(), weights.cpu(), size):
+            for part, theirs in batches(data, ids.cpu(), weights.cpu(), rows_of(arm, task)):
                 yield part, weighed(theirs)
 
     def weighed(weights: Tensor) -> Tensor:
