@@ -341,6 +341,8 @@ def test_by_the_clock_arms_take_turns_and_are_set_against_shortened(home, monkey
         assert all(0.1 < charged < 1 for charged in row["charged"]), "a step takes a few looks"
         assert row["over shortened"]["median"] == pytest.approx(1, abs=0.1)
     assert capsys.readouterr().out.count("agrees") == 2
+    go(home, "--report", "--seeds", "0")
+    assert "| tiny | rs2 | " in (home / "report.md").read_text()
 
 
 def test_what_is_packed_comes_back():
