@@ -21,7 +21,7 @@ from bench.quality.arms import ARMS, SHORTER
 from bench.quality.tasks import TASKS, Data, Missing, Task, loaded
 from bench.quality.training import Run, run
 
-TIMED = ("shortened", "infobatch", "random", "relative-1", "importance", "katharopoulos")
+TIMED = ("shortened", "auto", "auto-small", "infobatch")
 TUNED = [100, 101, 102]  # seeds of the tuning, which no run has
 
 
