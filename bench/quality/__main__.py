@@ -126,10 +126,7 @@ def _timed(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
     Dividing by the same of `shortened` takes out how fast the machine is today.
     """
     task, data = TASKS[name], loaded(name, folder)
-    record = (work.read(o.results / "phi.json") or {}).get(name)
-    if record is None:
-        raise Missing(f"its costs were not measured: python -m bench.quality --measure --task {name}")
-    share, prices = (o.budgets or SHORTER)[0], costs.read(record)
+    share, prices = (o.budgets or SHORTER)[0], costs.read(work.measured(o.results, name))
     units, lr = share * work.full_units(task, data), work.terms(o.results, work.Job(name, "full", 1.0, 0))["lr"]
     names = ["shortened", *(arm for arm in o.arms or TIMED if arm != "shortened")]
     rows: dict[str, dict[str, list[float]]] = {arm: {"charged": [], "accuracy": []} for arm in names}
@@ -155,11 +152,9 @@ def _timed(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
         off = measure.ratio(row["charged"], rows["shortened"]["charged"])
         found[arm] = {**row, "over shortened": off}
         middle, low, high = (off[part] - 1 for part in ("median", "low", "high"))
-        said = (
-            f"{name:8} {arm:14} {100 * mean(row['accuracy']):6.2f} %  charged {mean(row['charged']):.3f} of its budget"
-        )
+        said = f"{name:8} {arm:14} {100 * mean(row['accuracy']):6.2f} %  charged {mean(row['charged']):.3f}"
         verdict = "agrees" if abs(middle) <= 0.05 else "DIFFERS"
-        print(f"{said}, {middle:+.1%} [{low:+.1%}, {high:+.1%}]: {verdict}", flush=True)
+        print(f"{said} of its budget, {middle:+.1%} [{low:+.1%}, {high:+.1%}]: {verdict}", flush=True)
     return {"budget": share, "seeds": o.seeds, "arms": found, "where": costs.where()}
 
 

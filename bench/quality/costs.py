@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import count, cycle, islice
 from typing import Any
 
@@ -50,14 +51,15 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
 
     kinds = ("loss", "error", "glance")
     owners = [arm for arm in TABLE if arm.picks and arm.priced is None]
-    read: dict[str, list[float]] = {arm.name: [] for arm in owners}  # pools
-    streams = {arm.name: _drained(arm, task, data, model, read[arm.name]) for arm in owners}
+    drained: dict[str, list[float]] = {arm.name: [] for arm in owners}  # pools, call by call
+    streams = {arm.name: _drained(arm, task, data, model, drained[arm.name]) for arm in owners}
     scores = {f"score {kind}": scoring(kind) for kind in kinds}
-    times = measure.interleaved({"step": _steps(task, data, model), **scores, **streams}, rounds=rounds, timer=clock)
+    blocks = {"step": _windows(task, data, model), **scores, **streams}
+    times = measure.interleaved(blocks, rounds=rounds, timer=clock)
     steps = [seconds / WINDOW for seconds in times["step"]]
     phi = {kind: measure.ratio(times[f"score {kind}"], times["step"]) for kind in kinds}
     own = {
-        name: measure.spread([t / n / s for t, n, s in zip(times[name], read[name][-rounds:], steps, strict=True)])
+        name: measure.spread([t / n / s for t, n, s in zip(times[name], drained[name][-rounds:], steps, strict=True)])
         for name in streams
     }
     return {
@@ -95,7 +97,7 @@ def small(task: Task, data: Data, rounds: int = 15) -> float:
     """A step of a small batch, in steps of a whole one: more than its share, for the optimizer does not get faster."""
     model = data.build(0).to(measure.device())
     sizes = {"whole": task.batch_size, "small": round(SMALL * task.batch_size)}
-    blocks = {name: _steps(task._replace(batch_size=size), data, model) for name, size in sizes.items()}
+    blocks = {name: _windows(task._replace(batch_size=size), data, model) for name, size in sizes.items()}
     times = measure.interleaved(blocks, rounds=rounds, timer=clock)
     return max(float(measure.ratio(times["small"], times["whole"])["median"]), SMALL)
 
@@ -107,23 +109,28 @@ def lengths(task: Task, data: Data, rounds: int = 4) -> dict[str, float]:
     model, rows = data.build(0).to(measure.device()), len(data.train["labels"])
     epoch = list(islice(windows(data, everything(rows, 0), task.batch_size), rows // task.batch_size))
     each = [longest(gather(data.train, data, ids), data) for ids, _ in epoch]
-    blocks = {str(k): _steps(task, data, model, [batch]) for k, batch in enumerate(epoch[: 4 * WINDOW])}
+    train = _trainer(task, data, model)
+    blocks = {str(k): partial(train, [batch]) for k, batch in enumerate(epoch[: 4 * WINDOW])}
     times = measure.interleaved(blocks, rounds=rounds, timer=clock)
     line = statistics.linear_regression(each[: len(blocks)], [statistics.median(row) for row in times.values()])
     mean = statistics.mean(each)
     return {"token": line.slope / (line.intercept + line.slope * mean), "length": mean}
 
 
-def _steps(task: Task, data: Data, model: Any, batches: list[Any] | None = None) -> Callable[[], Any]:
-    """Training steps that leave the model as it is: of these batches or, each time, of the next window."""
-    feed = windows(data, everything(len(data.train["labels"]), 0), task.batch_size)
-    optimizer = adamw(model, 0.0)
+def _windows(task: Task, data: Data, model: Any) -> Callable[[], Any]:
+    """A window of training steps, each time the next one."""
+    feed, train = windows(data, everything(len(data.train["labels"]), 0), task.batch_size), _trainer(task, data, model)
+    return lambda: train(islice(feed, WINDOW))
 
-    def steps() -> None:
-        some, ledger = iter(batches) if batches else islice(feed, WINDOW), Ledger(WINDOW + 1)
-        fit(task, data, model, optimizer, some, ledger, 0.0, lambda *_: None, lambda: False, lambda rows, longest: 1.0)
 
-    return steps
+def _trainer(task: Task, data: Data, model: Any) -> Callable[[Iterable[Any]], Any]:
+    """Training steps on up to a window of batches, which leave the model as it is."""
+    optimizer, price = adamw(model, 0.0), lambda rows, longest: 1.0
+
+    def train(some: Iterable[Any]) -> None:
+        fit(task, data, model, optimizer, iter(some), Ledger(WINDOW + 1), 0.0, lambda *_: None, lambda: False, price)
+
+    return train
 
 
 def _drained(arm: Arm, task: Task, data: Data, model: Any, read: list[float]) -> Callable[[], Any]:

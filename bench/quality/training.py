@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import puresift as ps
 from bench.measure import device
-from bench.quality.arms import POOL, SMALL, WINDOW, Arm
+from bench.quality.arms import ARMS, POOL, SMALL, WINDOW, Arm
 from bench.quality.tasks import Data, Examples, Task, length, nats
 from puresift.types import Batch, Losses, Params, ScoreFn
 
@@ -327,7 +327,7 @@ def irreducible(
         model = data.build(1_000 + 2 * seed + number).to(device())
         epochs = ((ours[shuffled(len(ours), seed, epoch)], torch.ones(len(ours))) for epoch in itertools.count())
         feed = windows(data, epochs, task.batch_size)
-        price: Price = lambda rows, longest: rows / task.batch_size  # noqa: E731
+        price = costs.batch(ARMS["full"], task)
         fit(task, data, model, adamw(model, lr), feed, Ledger(steps), lr, lambda *_: None, stop, price)
         score, params = scorer("loss", task, data, model), ps.live(model)()  # once: it does not change any more
         for ids in theirs.split(POOL * task.batch_size):

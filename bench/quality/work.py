@@ -64,16 +64,25 @@ def write(path: Path, content: Any) -> None:
     os.replace(beside, path)
 
 
+def measured(home: Path, task: str) -> dict[str, Any]:
+    """The costs of a task.
+
+    Raises:
+        Missing: they were not measured.
+    """
+    costs: dict[str, Any] | None = (read(home / "phi.json") or {}).get(task)
+    if costs is None:
+        raise Missing(f"its costs were not measured: python -m bench.quality --measure --task {task}")
+    return costs
+
+
 def terms(home: Path, job: Job) -> dict[str, Any]:
     """What a run hangs on besides its name: what it is charged, and the learning rate with how many were tried.
 
     Raises:
         Missing: the task's costs were not measured.
     """
-    task = TASKS[job.task]
-    costs = (read(home / "phi.json") or {}).get(job.task)
-    if costs is None:
-        raise Missing(f"its costs were not measured: python -m bench.quality --measure --task {job.task}")
+    task, costs = TASKS[job.task], measured(home, job.task)
     tuned = (read(home / "tuning.json") or {}).get(job.task, {"lr": task.lr, "tried": {}})
     arm, price = ARMS[job.arm], prices.read(costs)
     charges = {
@@ -162,7 +171,7 @@ def perform(job: Job, folder: Path, home: Path, stop: Any) -> dict[str, Any]:
     if data.checksum != conditions["checksum"]:
         raise Missing(f"the data of {job.task} is not what its costs were measured on: measure again with --again")
     budget = job.budget * full_units(task, data)
-    costs = prices.read(read(home / "phi.json")[job.task])
+    costs = prices.read(measured(home, job.task))
     result = run(ARMS[job.arm], task, data, budget, seed=job.seed, costs=costs, lr=conditions["lr"], stop=stop)
     row = record(job, task, data, budget, conditions, result)
     write(job.file(home), row)
