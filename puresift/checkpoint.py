@@ -28,7 +28,7 @@ def state_dict(state: SiftState) -> dict[str, Tensor]:
         Detached tensors that share memory with the state.
 
     Raises:
-        ValueError: Python objects ride along with the rows, which a file of tensors cannot hold.
+        ValueError: the rows carry Python objects, which a file of tensors cannot hold.
 
     Example:
         >>> import puresift as ps
@@ -46,7 +46,7 @@ def state_dict(state: SiftState) -> dict[str, Tensor]:
 
 
 def load_state_dict(template: State, flat: Mapping[str, Tensor]) -> State:
-    """A new state with the values of `flat`, which must come from a sifter built alike.
+    """A new state with the values of `flat`, which must come from a sifter built the same way.
 
     Args:
         template: a state of that sifter, such as `sifter.init(key, batch)`; its values do not matter.
@@ -67,7 +67,7 @@ def load_state_dict(template: State, flat: Mapping[str, Tensor]) -> State:
     version = flat.get(_VERSION)
     if version is None or int(version) != VERSION:
         found = "none" if version is None else int(version)
-        raise ValueError(f"this state has version {found}, and this puresift reads version {VERSION}; start afresh")
+        raise ValueError(f"this state has version {found}, and this puresift reads version {VERSION}; start a new run")
     wanted = trees.flat(template)
     ours = {name: tensor for name, tensor in flat.items() if name != _VERSION}
     if wanted.keys() != ours.keys():
@@ -90,7 +90,7 @@ def load_state_dict(template: State, flat: Mapping[str, Tensor]) -> State:
 
 
 def _same_batch_size(template: SiftState, state: SiftState) -> None:
-    """Buffers of one shape may still differ in batch size; a window half left explains only a full buffer."""
+    """Buffers of one shape may still differ in batch size; only a full buffer may have fewer rows due."""
     span = int(template.buffer.fill[1])
     held, due, _ = state.buffer.fill.tolist()
     if due > span or (due < span and held < due):

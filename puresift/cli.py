@@ -9,38 +9,36 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args, get_type_hints
 
-import torch
 from torch import Tensor
 
-from puresift.audit import read_log
-from puresift.checks import check
-from puresift.replays import Replayed, compare, overlap
+from puresift.records.audit import read_log
 from puresift.report import write
+from puresift.trials.contracts import check
+from puresift.trials.replays import compare, overlap
+from puresift.trials.tables import LABELS, class_mix, labels_of, plot
 from puresift.types import Rule
 
-_LABELS = ("label", "labels", "class", "group", "y")
-_CLASSES = 10  # more than that, and the most frequent are shown
 _CODES = "exit codes: 0 done; 1 a check found the score at fault; 2 the command or its input cannot be used"
 
 
 class Finding(Exception):
-    """What a check has against a score: exit code 1, not 2."""
+    """A contract that a score breaks: exit code 1, not 2."""
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for each error, as for all others."""
+    """Usage errors on one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {' '.join(message.split())}; {self.prog} --help says more\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; what goes wrong is one line on stderr.
+    """Run the command; an error is one line on stderr.
 
     Args:
-        arguments: by default those of the process.
+        arguments: by default `sys.argv[1:]`.
 
     Returns:
         0 when done, 1 when a check found the score at fault, 2 when the command or its input cannot be used.
@@ -61,7 +59,7 @@ def parse_rule(text: str) -> Rule:
     """A rule from its factory's name and number arguments, such as "relative:keep=0.5,history=1000".
 
     Raises:
-        ValueError: naming what there is instead.
+        ValueError: naming the valid choices.
     """
     name, _, rest = text.partition(":")
     factories = _factories()
@@ -80,15 +78,21 @@ def parse_rule(text: str) -> Rule:
 
 
 def _factories() -> dict[str, Callable[..., Rule]]:
-    """The public factories that make a rule out of numbers alone."""
+    """The public factories that make a rule from numbers alone."""
     package = import_module("puresift")
     public = {name: getattr(package, name) for name in package.__all__}
-    return {
-        name: thing
-        for name, thing in public.items()
-        if inspect.isfunction(thing) and thing.__annotations__.get("return") == "Rule"
-        if not any("Rule" in str(kind) for place, kind in thing.__annotations__.items() if place != "return")
-    }
+    return {name: thing for name, thing in public.items() if inspect.isfunction(thing) and _makes_a_rule(thing)}
+
+
+def _makes_a_rule(factory: Callable[..., Any]) -> bool:
+    hints = get_type_hints(factory)
+    return hints.pop("return", None) is Rule and not any(_mentions(hint, Rule) for hint in hints.values())
+
+
+def _mentions(hint: Any, kind: type) -> bool:
+    """Whether a type hint has `kind` in it, at any depth."""
+    parts = hint if isinstance(hint, list) else get_args(hint)
+    return hint is kind or any(_mentions(part, kind) for part in parts)
 
 
 def _number(name: str, text: str) -> float:
@@ -126,7 +130,7 @@ def _replay(chosen: argparse.Namespace) -> list[str]:
         verdict = "" if cost < 1 else "  (no less than training on everything)"
         lines.append(f"{name:<{width}}  {keep:>6.3f}  {planned:>7.3f}  {ess:>6.3f}  {cost:>16.3f}{verdict}")
     lines += ["", "cost: time per row seen, in rows trained on. ESS: of the kept weights, as a share of all rows."]
-    lines += _mix(answer, list(rules), width, _labels(columns, scored, chosen.label))
+    lines += class_mix(answer, list(rules), width, labels_of(columns, scored, chosen.label))
     if len(rules) > 1:
         shared = overlap(answer.mask)
         lines += ["", "overlap of what is kept (Jaccard)"]
@@ -135,60 +139,9 @@ def _replay(chosen: argparse.Namespace) -> list[str]:
             for row, name in enumerate(rules)
         ]
     if chosen.plot:
-        _plot(answer, list(rules), losses, chosen.phi, chosen.plot)
+        plot(answer, list(rules), losses, chosen.phi, chosen.plot)
         lines += ["", f"plotted to {chosen.plot}"]
     return lines
-
-
-def _labels(columns: dict[str, Any], scored: Tensor, name: str | None) -> list[Any] | None:
-    if name is not None and name not in columns:
-        raise ValueError(f"the log has no column {name!r}; it has {', '.join(columns)}")
-    name = name or next((label for label in _LABELS if label in columns), None)
-    if name is None:
-        return None
-    column = columns[name]
-    values = column.tolist() if isinstance(column, Tensor) else column
-    return [value for value, seen in zip(values, scored.tolist(), strict=True) if seen]
-
-
-def _mix(answer: Replayed, names: list[str], width: int, labels: list[Any] | None) -> list[str]:
-    """The share of each class among what is kept, beside its share of everything."""
-    if labels is None:
-        return []
-    counts: dict[str, int] = {}
-    for label in map(str, labels):
-        counts[label] = counts.get(label, 0) + 1
-    shown = sorted(sorted(counts, key=lambda label: -counts[label])[:_CLASSES])
-    member = torch.tensor([[str(label) == one for label in labels] for one in shown])
-    masks = [torch.ones(len(labels), dtype=torch.bool), *answer.mask]
-    lines = ["", f"{'class mix':<{width}}  " + "  ".join(f"{label:>6.6}" for label in shown)]
-    for name, mask in zip(["(everything)", *names], masks, strict=True):
-        shares = (member & mask).sum(1) / mask.sum().clamp(min=1)
-        lines.append(f"{name:<{width}}  " + "  ".join(f"{share:>6.3f}" for share in shares.tolist()))
-    if len(counts) > len(shown):
-        lines.append(f"(the {len(shown)} most frequent of {len(counts)} classes)")
-    return lines
-
-
-def _plot(answer: Replayed, names: list[str], losses: Tensor, phi: float, path: str) -> None:
-    try:
-        figures = import_module("matplotlib.figure")
-    except ImportError:
-        raise ValueError("--plot needs matplotlib: pip install matplotlib") from None
-    figure = figures.Figure(figsize=(10, 4), layout="constrained")
-    chance, costs = figure.subplots(1, 2)
-    parts = losses.argsort().tensor_split(min(20, len(losses)))
-    for row, name in enumerate(names):
-        shares = [float(answer.mask[row][part].float().mean()) for part in parts]
-        chance.plot([(at + 0.5) / len(parts) for at in range(len(parts))], shares, label=name)
-    chance.set(xlabel="rank of the loss, smallest to largest", ylabel="share kept", ylim=(-0.02, 1.02))
-    chance.legend()
-    costs.barh(names, answer.keep.tolist(), label="k, training")
-    costs.barh(names, [phi] * len(names), left=answer.keep.tolist(), label="phi, scoring")
-    costs.axvline(1.0, color="black", linewidth=1)
-    costs.set(xlabel="cost of a row seen; 1 is training on everything")
-    costs.legend()
-    figure.savefig(path)
 
 
 def _check(chosen: argparse.Namespace) -> list[str]:
@@ -204,7 +157,7 @@ def _check(chosen: argparse.Namespace) -> list[str]:
         sys.path.remove(os.getcwd())
     try:
         made = factory()
-    except Exception as error:  # it is the user's, and may raise anything
+    except Exception as error:  # user code may raise anything
         raise ValueError(f"{chosen.target}() raised {type(error).__name__}: {error}") from error
     if not isinstance(made, tuple) or len(made) != 3:
         raise ValueError(f"{chosen.target}() must return (score, params, batch), got {type(made).__name__}")
@@ -246,11 +199,11 @@ def _parser() -> argparse.ArgumentParser:
         "--phi",
         type=float,
         default=0.12,
-        help="time to score a row over time to train on one (default .12, measured for bfloat16 scoring; a full-price "
-        "forward is 1/3)",
+        help="time to score a row over time to train on one (default .12, measured for bfloat16 scoring; a forward in "
+        "training precision is 1/3)",
     )
     replay.add_argument("--pool", type=int, default=64, help="rows in a pool (default 64)")
-    replay.add_argument("--label", help=f"the column of classes (default the first of {', '.join(_LABELS)})")
+    replay.add_argument("--label", help=f"the column of classes (default the first of {', '.join(LABELS)})")
     replay.add_argument("--plot", metavar="OUT.png", help="also plot; needs matplotlib")
     replay.set_defaults(run=_replay)
     report = commands.add_parser(

@@ -1,4 +1,4 @@
-"""Draws: key, probs -> mask. Whatever the draw, the expectation of the mask is probs."""
+"""Draws: key, probs -> mask. For every draw, the expectation of the mask is probs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from torch import Tensor
 from puresift import keys
 from puresift.types import Key
 
+_SHARE = 52  # bits of the whole of the weights
 _BITS = 40  # fixed point, so that the running sum is exact for pools of up to 2**23 rows
 
 
 def bernoulli(key: Key, probs: Tensor) -> Tensor:
-    """Each row on its own coin: u_i < p_i.
+    """Each row drawn independently: u_i < p_i.
 
     Args:
         key: Int64[2].
@@ -28,11 +29,65 @@ def bernoulli(key: Key, probs: Tensor) -> Tensor:
     return keys.uniform(key, probs.shape[0]) < probs
 
 
-def systematic(key: Key, probs: Tensor) -> Tensor:
-    """One coin for the pool: row i is kept when floor(P_i + u) > floor(P_{i-1} + u), P the running sum of p.
+def spaced(key: Key, weights: Tensor, num: int) -> Tensor:
+    """`num` numbers in proportion to weights, by one coin: those under evenly spaced marks along the running sum.
 
-    The number kept is the floor or the ceiling of sum(p), so it hardly varies from pool to pool; neighbours in the
-    pool are seldom kept together, which a shuffled loader makes harmless.
+    The number i comes up floor or ceil of num * weight_i / sum(weights) times, so that a set drawn this way is spread
+    over the weights as evenly as can be.
+
+    Args:
+        key: Int64[2].
+        weights: Float[N], >= 0, not all 0.
+        num: how many.
+
+    Returns:
+        Int64[num], ascending, in [0, N).
+
+    Example:
+        >>> spaced(keys.key(0), torch.tensor([1.0, 0.0, 2.0, 1.0]), 4)
+        tensor([0, 2, 2, 3])
+
+    References:
+        William G. Madow, "On the Theory of Systematic Sampling, II", 1949.
+    """
+    sums = _sums(weights)
+    high, low = keys.words(key, 2).unbind()
+    stride = sums[-1] // num
+    marks = ((high << 31) ^ low) % stride + torch.arange(num, device=weights.device) * stride
+    return torch.searchsorted(sums, marks, right=True)
+
+
+def independent(key: Key, weights: Tensor, num: int) -> Tensor:
+    """`num` numbers in proportion to weights, each by a coin of its own, with replacement.
+
+    Args:
+        key: Int64[2].
+        weights: Float[N], >= 0, not all 0.
+        num: how many.
+
+    Returns:
+        Int64[num] in [0, N).
+
+    Example:
+        >>> independent(keys.key(0), torch.tensor([0.0, 1.0]), 3)
+        tensor([1, 1, 1])
+    """
+    sums = _sums(weights)
+    high, low = keys.words(key, 2 * num).view(2, num).unbind()
+    return torch.searchsorted(sums, ((high << 31) ^ low) % sums[-1], right=True)
+
+
+def _sums(weights: Tensor) -> Tensor:
+    """Running sums in fixed point, Int64[N]: whole numbers, so that what has no weight is never drawn."""
+    weights = weights.double()
+    return (weights * (2.0**_SHARE / weights.sum())).long().cumsum(0)
+
+
+def systematic(key: Key, probs: Tensor) -> Tensor:
+    """One uniform u for the pool: row i is kept when floor(P_i + u) > floor(P_{i-1} + u), P the running sum of p.
+
+    The number kept is the floor or the ceiling of sum(p), so it hardly varies from pool to pool. Neighbouring rows
+    are rarely kept together, which is harmless with a shuffled loader.
 
     Args:
         key: Int64[2].

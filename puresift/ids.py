@@ -1,4 +1,4 @@
-"""Sample ids: a map-style dataset whose batches know which samples they hold."""
+"""Sample ids: datasets whose batches carry them, and the checks of a table by id."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from puresift import trees
 from puresift.types import Batch
 
 
@@ -21,9 +23,9 @@ class Numbered(NamedTuple):
 class with_ids(Dataset[Numbered]):
     """A dataset whose batches carry ids; the collate function sees its items as before.
 
-    `DataLoader(dataset, ..., collate_fn=dataset.collate)`: batches that are mappings gain an "id", Int64[B], which is
-    where scores that remember look for it; tuples and lists gain it as their last entry, and anything else becomes the
-    pair (batch, id). There, say `id=lambda batch: batch[-1]`.
+    `DataLoader(dataset, ..., collate_fn=dataset.collate)`: batches that are mappings gain an "id", Int64[B], where
+    scores that remember look for it; tuples and lists gain it as their last entry, and anything else becomes the
+    pair (batch, id). For the last two, pass `id=lambda batch: batch[-1]`.
 
     Args:
         dataset: map-style: `__getitem__` and `__len__`; items of any kind.
@@ -69,3 +71,66 @@ class with_ids(Dataset[Numbered]):
         if isinstance(batch, list | tuple):
             return (*batch, ids)
         return batch, ids
+
+
+Ids = Callable[[Batch], Tensor]  # batch -> Int[B]
+
+
+def by_id(batch: Batch) -> Tensor:
+    """The ids of a batch that is a mapping with an "id" in it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if isinstance(batch, Mapping) and isinstance(batch.get("id"), Tensor):
+        return batch["id"]
+    raise ValueError(
+        'the batch carries no ids: add them with ps.with_ids(dataset), which gives a mapping an "id"; '
+        "for any other batch say where they are, such as id=lambda batch: batch[-1]"
+    )
+
+
+def newest(ids: Tensor) -> Tensor:
+    """The last row with each row's id, Int64[B]: of rows that share an id, the last one is written to a table."""
+    ordered, order = ids.sort(stable=True)
+    return order[torch.searchsorted(ordered, ids, right=True) - 1]
+
+
+def ids_of(ids: Tensor, batch: Batch, table: Tensor) -> Tensor:
+    """The ids as whole numbers on the table's device."""
+    size = trees.batch_size(trees.plain(batch))
+    if not isinstance(ids, Tensor) or ids.shape != (size,) or ids.is_floating_point() or ids.dtype == torch.bool:
+        got = f"{ids.dtype}{list(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise ValueError(f"ids must be whole numbers of shape [{size}], one a row, got {got}; see ps.with_ids")
+    return ids.to(table.device, torch.int64)
+
+
+def checked(ids: Tensor, size: int) -> Tensor:
+    """The ids, checked to be in range unless the check would synchronise."""
+    if len(ids) and ids.device.type == "cpu" and not torch.compiler.is_compiling():
+        refuse([*torch.stack(ids.aminmax()).tolist(), 0], size)
+    return ids
+
+
+def facts(ids: Tensor) -> list[Tensor]:
+    """The smallest id, the largest, and how many rows repeat an id."""
+    return [*ids.aminmax(), (ids.sort().values.diff() == 0).sum()]
+
+
+def refuse(facts: list[int], size: int) -> None:
+    """Raise if the ids, summarised by `facts`, are out of range or repeated.
+
+    Raises:
+        ValueError: naming the id and the fix.
+    """
+    least, most, again = facts
+    if least < 0 or most >= size:
+        raise ValueError(
+            f"ids must lie in [0, {size}), got {least if least < 0 else most}; "
+            "pass size=len(dataset), and number the samples by ps.with_ids"
+        )
+    if again:
+        raise ValueError(
+            f"{again} rows of the pool repeat the id of another row; number every sample by ps.with_ids, "
+            "and draw samples without replacement"
+        )

@@ -1,4 +1,4 @@
-"""Counter-based randomness: a key is an explicit argument, never advanced, and derives everything by folding.
+"""Counter-based randomness: a key is an explicit argument, never advanced; new keys are derived with `fold_in`.
 
 Philox-4x32-10 in int64 tensor operations: the same bits on every device, under vmap and under compile.
 
@@ -18,7 +18,8 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
-_FOLD, _SPLIT, _WORDS = 1, 2, 3  # the last counter word keeps the three uses apart
+_FOLD, _SPLIT, _WORDS, _PASS = 1, 2, 3, 4  # the last counter word keeps the uses apart
+_SWAPS = 24  # after so many, two numbers keep their distance with a probability of 2 ** -24
 
 
 def key(seed: int) -> Key:
@@ -31,7 +32,7 @@ def key(seed: int) -> Key:
         Int64[2], two 32-bit words.
 
     Raises:
-        ValueError: the seed is no such number.
+        ValueError: the seed is anything else.
 
     Example:
         >>> key(7)
@@ -43,7 +44,7 @@ def key(seed: int) -> Key:
 
 
 def fold_in(key: Key, data: int | Tensor) -> Key:
-    """The key that belongs to `data` under `key`: derive, don't thread.
+    """The key derived from `key` and `data`, as in `jax.random.fold_in`.
 
     Args:
         key: Int64[2].
@@ -56,7 +57,7 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
         >>> bool((fold_in(key(0), 1) == fold_in(key(0), 2)).all())
         False
     """
-    # a fill keeps a Python number off the host-to-device path
+    # torch.full avoids a host-to-device copy
     word = data if isinstance(data, Tensor) else torch.full((), data, dtype=torch.int64, device=key.device)
     word = word.to(torch.int64)
     zero = torch.zeros_like(word)
@@ -96,6 +97,46 @@ def uniform(key: Key, num: int) -> Tensor:
     return (words(key, num) >> 8).to(torch.float32) * 2.0**-24
 
 
+def passes(key: Key, places: Tensor, size: int) -> Tensor:
+    """Endless shuffled passes over [0, size): what stands at each place of them. Pass e is a permutation of its own.
+
+    A place is answered by itself, in memory that does not grow with the size, by a swap-or-not shuffle of 24 rounds:
+    in each of them a number x and its partner (k - x) mod size change places, or do not.
+
+    Args:
+        key: Int64[2].
+        places: Int64[n], >= 0; places [e * size, (e + 1) * size) are pass e.
+        size: how many numbers.
+
+    Returns:
+        Int64[n].
+
+    Example:
+        >>> sorted(passes(key(0), torch.arange(5, 10), 5).tolist())
+        [0, 1, 2, 3, 4]
+
+    References:
+        Viet Tung Hoang, Ben Morris, Phillip Rogaway, "An Enciphering Scheme Based on a Card Shuffle", 2012.
+    """
+    first, device = places.amin() // size, places.device
+    number = first + torch.arange(places.shape[0] // size + 2, device=device)
+    turn = torch.arange(_SWAPS, device=device)
+    zero = torch.zeros_like(turn)
+    parts = (number[:, None] & _MASK, turn, number[:, None] >> 32, zero + _PASS)
+    block = philox(key, torch.stack(torch.broadcast_tensors(*parts)).flatten(1)).unflatten(1, (-1, _SWAPS))
+    kind = torch.int32 if size < 2**30 else torch.int64  # the smaller, the faster
+    sign, low = torch.iinfo(kind).bits - 1, 2**31 - 1
+    partners = (((block[0] << 31) ^ block[1]) % size).to(kind)  # [passes, rounds]
+    factors, shifts = (block[2, 0] & low | 1).to(kind), (block[3] & low).to(kind)  # wrap around when they multiply
+    mine, x = places // size - first, (places % size).to(kind)
+    for round in range(_SWAPS):
+        other = partners[:, round][mine] - x
+        other = other + ((other >> sign) & size)
+        coin = (torch.maximum(x, other) + shifts[:, round][mine]) * factors[round]
+        x = x + ((other - x) & -((coin >> 24) & 1))
+    return x.long()
+
+
 def philox(key: Key, counter: Tensor) -> Tensor:
     """Philox-4x32-10: 128 random bits for each counter.
 
@@ -112,7 +153,7 @@ def philox(key: Key, counter: Tensor) -> Tensor:
     rounds = torch.arange(_ROUNDS, device=key.device)[:, None, None]
     even, odd = counter[0::2], counter[1::2]
     for bump in ((key[:, None] + rounds * weyl) & _MASK).unbind():
-        product = even * multiplier  # below 2**64, so the wrapped bits are the exact ones
+        product = even * multiplier  # below 2**64, so int64 overflow keeps the exact bits
         even = ((product >> 32) & _MASK).flip(0) ^ odd ^ bump
         odd = (product & _MASK).flip(0)
     return torch.stack([even[0], odd[0], even[1], odd[1]])

@@ -1,4 +1,4 @@
-"""Batches and states as trees of tensors: the rows they share, and their flat names."""
+"""Batches and states as trees of tensors: their shared rows, and their flat names."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _serial = itertools.count()
 
 
 class Serial(NamedTuple):
-    """Stands in a buffer for Python objects, which tensors cannot hold; the number tensor owns them, see `carry`."""
+    """Replaces Python objects in a buffer, as tensors cannot hold them; the number tensor owns them, see `carry`."""
 
     number: Tensor  # Int64[B]
 
 
 class Objects(list[Any]):
-    """A list of B Python objects that ride along with the tensors of a batch."""
+    """A list of B Python objects that belong to the rows of a batch."""
 
     def __init__(self, items: Any):
         super().__init__(items)
@@ -47,7 +47,7 @@ def plain(batch: Batch) -> Batch:
         return type(batch)(map(plain, batch))
     raise ValueError(
         f"a batch must be a tree of tensors with a shared leading dimension, got a {type(batch).__name__} in it; "
-        "make it a tensor in the collate function, or a list with one object a row"
+        "make it a tensor in the collate function, or a list with one object per row"
     )
 
 
@@ -56,38 +56,10 @@ def numbered(batch: Batch) -> Batch:
     return map_leaves(lambda leaf: Serial(leaf.numbers) if isinstance(leaf, Objects) else leaf, batch)
 
 
-def carry(rows: Batch, old: Batch, batch: Batch, held: Tensor) -> None:
-    """Let the serial numbers in a buffer's new `rows` own the objects of the rows held: old ones and the batch's.
-
-    A state then keeps its objects alive, and no longer. Reads the numbers, so it synchronises; does nothing without.
-    """
-
-    def one(fresh: Any, stale: Any, leaf: Any) -> None:
-        if isinstance(fresh, Serial):
-            known = {**_owned(stale), **dict(zip(leaf.numbers.tolist(), leaf, strict=True))}
-            owned = {number: known[number] for number in fresh.number[held].tolist()}
-            fresh.number.__dict__["objects"] = owned
-
-    pytree.tree_map(one, rows, old, batch, is_leaf=lambda node: isinstance(node, Serial))
-
-
-def resolved(batch: Batch, rows: Batch) -> Batch:
-    """The batch with the objects that its serial numbers stand for in a buffer's `rows`."""
-
-    def one(leaf: Any, owner: Any) -> Any:
-        return [_owned(owner)[number] for number in leaf.number.tolist()] if isinstance(leaf, Serial) else leaf
-
-    return pytree.tree_map(one, batch, rows, is_leaf=lambda node: isinstance(node, Serial))
-
-
 def serial(tree: Any) -> bool:
-    """Whether Python objects ride along."""
+    """Whether the tree has Python objects."""
     is_serial = lambda node: isinstance(node, Serial | Objects)  # noqa: E731
     return any(map(is_serial, pytree.tree_leaves(tree, is_leaf=is_serial)))
-
-
-def _owned(leaf: Serial) -> dict[int, Any]:
-    return getattr(leaf.number, "objects", {})
 
 
 def map_leaves(function: Callable[..., Any], tree: Any, *rest: Any, whole: type | None = None) -> Any:
@@ -132,7 +104,7 @@ def batch_size(batch: Batch) -> int:
     """
     sizes = [
         len(leaf) if isinstance(leaf, Objects) else leaf.shape[0] if leaf.ndim else -1 for leaf in leaves(batch)
-    ]  # compared and never hashed: to hash a compiled graph's symbolic size fixes it
+    ]  # compared, never hashed: hashing a symbolic size under compile would specialise it
     if not sizes:
         raise ValueError("the batch has no tensor in it")
     if sizes[0] < 0 or any(size != sizes[0] for size in sizes):
@@ -151,10 +123,10 @@ def named(tree: Any) -> list[tuple[str, Any]]:
 
 
 def like(batch: Batch, template: Batch) -> None:
-    """Refuse a batch whose structure, trailing shapes or dtypes differ from the template's.
+    """Raise for a batch whose structure, trailing shapes or dtypes differ from the template's.
 
     Raises:
-        ValueError: naming the leaf, both shapes and the cure.
+        ValueError: naming the leaf, both shapes and the fix.
     """
     ours, theirs = pytree.tree_structure(batch), pytree.tree_structure(template)
     if ours != theirs:
@@ -175,7 +147,7 @@ def pad(batch: Batch, pads: Mapping[str, Pad]) -> Batch:
     """Rows padded on the right to their declared length.
 
     Raises:
-        ValueError: a row is longer than declared, or no leaf bears the name.
+        ValueError: a row is longer than declared, or no leaf has the name.
     """
     if not pads:
         return batch
@@ -210,7 +182,7 @@ def trim(batch: Batch, pads: Mapping[str, Pad], width: int) -> Batch:
 
 
 def flat(tree: Any, name: str = "") -> dict[str, Tensor]:
-    """A flat `{path: tensor}`; NamedTuples write their kind into the path, so that kinds can be compared."""
+    """A flat `{path: tensor}`; NamedTuples add their type to the path, so that types can be compared."""
     if isinstance(tree, Tensor):
         return {name: tree}
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
@@ -256,3 +228,14 @@ def _step(step: Any) -> str:
 
 def _shape(leaf: Any) -> list[int]:
     return [len(leaf)] if isinstance(leaf, Objects) else list(leaf.shape)
+
+
+def unreadable(value: Tensor) -> bool:
+    """Whether a value cannot be read now: under torch.compile, or batched by vmap."""
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        bool(value)
+    except RuntimeError:
+        return True
+    return False

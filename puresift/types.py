@@ -1,7 +1,7 @@
-"""The nouns of puresift: named tuples of tensors, and the contracts their makers keep.
+"""The types of puresift: named tuples of tensors, and the interfaces of scores, rules and draws.
 
 Shape legend: B rows in a pool, C slots in a buffer, P the largest pool, W batches in a window.
-Every state is a NamedTuple of tensors with fixed shapes and dtypes for life; settings live in closures.
+Every state is a NamedTuple of tensors with fixed shapes and dtypes; settings are held in closures.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from torch import Tensor
 
 Params = Mapping[str, Tensor]  # every parameter and buffer of a model, by its qualified name
 Batch = Any  # a pytree of tensors that share their leading dimension
-Losses = Tensor  # Float[B], one number a row; larger is more informative
+Losses = Tensor  # Float[B], one number per row; larger is more informative
 Key = Tensor  # Int64[2], see keys.py
 
 
 class ScoreFn(Protocol):
-    """`losses = score(params, batch)`: one number a row, Float[B].
+    """`losses = score(params, batch)`: one number per row, Float[B].
 
     Pure: no gradient, no side effect on the model, its buffers, the inputs or the global RNG.
     """
@@ -27,7 +27,7 @@ class ScoreFn(Protocol):
 
 
 class Score(NamedTuple):
-    """A score that remembers. A plain `ScoreFn` is lifted to one whose state is empty."""
+    """A stateful score. A plain `ScoreFn` is lifted to one whose state is empty."""
 
     init: Callable[[], Any]  # () -> state
     apply: Callable[[Any, Params, Batch], tuple[Any, Losses]]  # state, params, batch -> (state, losses)
@@ -35,7 +35,7 @@ class Score(NamedTuple):
 
 
 class Odds(NamedTuple):
-    """What a rule answers: how likely each row is to be kept, and what it then weighs."""
+    """The result of a rule: how likely each row is to be kept, and its weight if kept."""
 
     probs: Tensor  # Float[B] in [0, 1]
     weights: Tensor  # Float[B], finite and > 0
@@ -46,7 +46,7 @@ class Rule(NamedTuple):
 
     init: Callable[[], Any]  # () -> state
     select: Callable[..., tuple[Any, Odds]]  # state, losses, **columns -> (state, odds)
-    wants: Callable[[Any], Tensor]  # state -> Bool[]; False where the next losses cannot matter
+    wants: Callable[[Any], Tensor]  # state -> Bool[]; False where the next losses have no effect
 
 
 class Draw(Protocol):
@@ -82,7 +82,7 @@ class SiftState(NamedTuple):
 
 
 class Info(NamedTuple):
-    """What a person may want to see. It never feeds back."""
+    """Values to inspect or log. They never affect the sifting."""
 
     losses: Tensor  # Float[B]; NaN where the pool was not scored
     odds: Odds

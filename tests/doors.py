@@ -1,6 +1,6 @@
 """One small problem, run through every door: what each keeps, in which order, and where the model ends.
 
-A door is entered in `DOORS`; tests/test_doors.py compares all of them with the plain `ps.sift` loop.
+A door is entered in `DOORS`; tests/integrations/test_doors.py compares all of them with the plain `ps.sift` loop.
 """
 
 import tempfile

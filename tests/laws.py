@@ -14,7 +14,7 @@ from torch import Tensor
 
 import puresift as ps
 from puresift import trees
-from puresift.scores import lift
+from puresift.scores.losses import lift
 from tests.strategies import cross_entropy, data, net
 
 

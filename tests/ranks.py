@@ -196,7 +196,7 @@ def trainer(rank):
     import transformers
 
     import puresift as ps
-    from tests import test_huggingface as small
+    from tests.integrations import test_huggingface as small
 
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1"}
     folder = [tempfile.mkdtemp() if rank == 0 else None]

@@ -6,91 +6,29 @@ import pytest
 
 import puresift as ps
 
+# fmt: off
 PUBLIC = [
-    "AuditLog",
-    "Buffer",
-    "Info",
-    "Kept",
-    "Meter",
-    "Odds",
-    "Pad",
-    "Recorder",
-    "Rule",
-    "Score",
-    "Sifted",
-    "Sifter",
-    "SiftState",
-    "SiftingDataLoader",
-    "autocast",
-    "batched",
-    "bernoulli",
-    "check",
-    "chunked",
-    "compare",
-    "compiled",
-    "decisions",
-    "delay",
-    "empty",
-    "epochs",
-    "fastest",
-    "fitting",
-    "full",
-    "governor",
-    "integrations",
-    "key",
-    "keys",
-    "live",
-    "load_state_dict",
-    "peek",
-    "per_sample",
-    "progress",
-    "read_log",
-    "refill",
-    "relative",
-    "replay",
-    "sift",
-    "sifter",
-    "state_dict",
-    "summarize",
-    "systematic",
-    "take",
-    "top",
-    "uniform",
-    "anneal",
-    "band",
-    "by_error",
-    "by_group",
-    "auto",
-    "cover",
-    "drop_top",
-    "floor",
-    "hold",
-    "importance",
-    "interrupt",
-    "mix",
-    "prune",
-    "ramp",
-    "ranked",
-    "threshold",
-    "truncated",
-    "unbiased",
-    "change",
-    "difference",
-    "el2n",
-    "entropy",
-    "grad_norm",
-    "head_grad_norm",
-    "infobatch",
-    "margin",
-    "rank_mix",
-    "reducible",
-    "remembered",
-    "rs2",
-    "skipping",
-    "tokens",
-    "total",
-    "with_ids",
+    "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "Recorder", "Rule", "Score",
+    "SiftState", "Sifted", "Sifter", "SiftingDataLoader", "Stream", "anneal", "auto", "autocast", "band",
+    "batched", "bernoulli", "buffers", "by_error", "by_group", "change", "check", "chunked", "compare",
+    "compiled", "cover", "data", "decisions", "delay", "difference", "draws", "drop_top", "el2n", "empty",
+    "entropy", "epochs", "fastest", "fitting", "floor", "full", "governor", "grad_norm", "head_grad_norm",
+    "hold", "importance", "infobatch", "integrations", "interrupt", "key", "keys", "live", "load_state_dict",
+    "margin", "mix", "peek", "per_sample", "progress", "prune", "ramp", "rank_mix", "ranked", "read_log",
+    "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift", "sifter",
+    "skipping", "state_dict", "summarize", "systematic", "take", "threshold", "tokens", "top", "total",
+    "truncated", "types", "unbiased", "uniform", "with_ids",
 ]
+# fmt: on
+NAMESPACES = {
+    "rules": "anneal band by_error by_group cover delay drop_top floor hold importance interrupt mix prune ramp ranked "
+    "relative threshold tokens top unbiased uniform",
+    "scores": "autocast batched change chunked compiled difference el2n entropy grad_norm head_grad_norm live margin "
+    "per_sample rank_mix reducible remembered total truncated",
+    "buffers": "empty example full lengths refill take",
+    "data": "epochs infobatch peek rs2 skipping",
+}
+NOT_FLAT = {"example", "lengths"}  # too common as words for the top
 FIELDS = {
     "Rule": "init select wants",
     "Odds": "probs weights",
@@ -139,6 +77,14 @@ def positional(function):
 def test_public_names_are_frozen():
     assert sorted(ps.__all__) == sorted(PUBLIC)
     assert all(hasattr(ps, name) for name in PUBLIC)
+
+
+@pytest.mark.parametrize("space", NAMESPACES)
+def test_namespaces_are_frozen_and_their_names_are_flat_too(space):
+    names, namespace = NAMESPACES[space].split(), getattr(ps, space)
+    assert sorted(namespace.__all__) == names
+    for name in names:
+        assert name in NOT_FLAT or getattr(ps, name) is getattr(namespace, name)
 
 
 @pytest.mark.parametrize("name", FIELDS)

@@ -1,4 +1,4 @@
-"""The house: a file imports only lower floors, and floors 0 to 2 are pure by what they may not name."""
+"""The house: a folder imports only folders above it in one ordered list, and the pure ones may not name the world."""
 
 import ast
 from pathlib import Path
@@ -6,39 +6,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1] / "puresift"
-FLOORS = {
-    0: "types settings keys trees ranks histories columns chunks twins",
-    1: "scores outputs tables rules cuts weighted draws buffers",
-    2: "wrappers adjust groups cheap sifters memory combine tokenwise",
-    3: "fits metrics checkpoint pools stream governor watch checks replays audit ids samplers distributed handout "
-    "recorder images auto",
-    4: "cli loader report page figures drawing reading huggingface_settings",
-    5: "accelerate due lightning huggingface huggingface_passes smart_sifting",  # the doors
-}
-FLOOR = {module: floor for floor, modules in FLOORS.items() for module in modules.split()}
-# Within a floor: words build on words, and the stream on the rest of the shell.
-BESIDE = {
-    *{
-        ("histories", "ranks"),
-        ("histories", "columns"),
-        ("histories", "types"),
-        ("keys", "types"),
-        ("trees", "types"),
-        ("chunks", "trees"),
-        ("chunks", "columns"),
-        ("twins", "types"),
-        ("ranks", "settings"),
-        ("ranks", "types"),
-    },
-    ("auto", "governor"),
-    *{("draws", "keys"), ("stream", "metrics"), ("stream", "pools")},
-    *{("recorder", "metrics"), ("recorder", "images"), ("cli", "report"), ("page", "report"), ("figures", "report")},
-    *{("lightning", "due"), ("huggingface", "huggingface_passes")},
-    *{("stream", "governor"), ("stream", "watch"), ("watch", "governor")},
-    ("smart_sifting", "smart_sifting"),  # a package: one room, whatever its files are called
-}
-FILES = sorted(path for path in ROOT.rglob("*.py") if path.name != "__init__.py")
-PURE = [path for path in FILES if FLOOR.get(path.stem, 9) <= 2]
+# A room is a folder, or a file at the top. Each may import those before it, and itself.
+ORDER = [
+    *["types", "settings", "keys", "trees", "ids", "order", "signals", "infos", "draws"],
+    *["scores", "rules", "buffers", "sifters", "checkpoint"],
+    *["data", "distributed", "stream", "recipes", "trials", "records", "report", "integrations", "cli"],
+]
+PURE = ORDER[: ORDER.index("checkpoint")]
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def room(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 def imports(path):
@@ -47,25 +26,40 @@ def imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
-            names = [alias.name for alias in node.names]
-            whole = node.module == "puresift"
-            yield from (f"puresift.{name}" for name in names) if whole else [node.module]
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_file_imports_only_lower_floors(path):
-    room = "smart_sifting" if "smart_sifting" in path.parts else path.stem
-    assert room in FLOOR, f"give {path.name} a floor"
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] != "puresift":
-            continue
-        module = parts[2] if parts[1] == "integrations" else parts[1]
-        below = FLOOR[module] < FLOOR[room]
-        assert below or (room, module) in BESIDE, f"{room} may not import {module}"
+def name(path):
+    return str(path.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("path", PURE, ids=lambda path: path.stem)
+def test_every_room_has_its_place():
+    assert {room(path) for path in FILES} == set(ORDER)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_folder_imports_only_those_above_it(path):
+    place = ORDER.index(room(path))
+    for parts in (name.split(".") for name in imports(path)):
+        if parts[0] == "puresift":
+            assert ORDER.index(parts[1]) <= place, f"{room(path)} may not import {parts[1]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_files_of_a_folder_do_not_import_each_other_in_a_circle(path):
+    """Nor does any of them import its own package, whose __init__ imports them all."""
+    seen, waiting = set(), [path]
+    while waiting:
+        for imported in imports(waiting.pop()):
+            place = ROOT.parent / imported.replace(".", "/")
+            for file in (place.with_suffix(".py"), place.parent.with_suffix(".py")):  # a module, or a name in one
+                assert file != path, "a circle"
+                if file in FILES and room(file) == room(path) and file not in seen:
+                    seen.add(file)
+                    waiting.append(file)
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if room(path) in PURE], ids=name)
 def test_the_lower_floors_are_pure(path):
     allowed = {
         "torch",
@@ -92,11 +86,11 @@ def test_only_trees_knows_pytree():
 
 
 def test_only_distributed_knows_other_ranks():
-    knowing = [path.stem for path in FILES if any(name.startswith("torch.distributed") for name in imports(path))]
-    assert knowing == ["distributed"]
+    knowing = {room(path) for path in FILES if any(name.startswith("torch.distributed") for name in imports(path))}
+    assert knowing == {"distributed"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FILES, ids=name)
 def test_files_are_short(path):
     code = [line for line in path.read_text().splitlines() if line.strip()]
     assert len(code) <= 260, "what in it wants a room of its own?"

@@ -9,20 +9,11 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import puresift as ps
-from puresift import (
-    adjust,
-    cheap,
-    combine,
-    cuts,
-    draws,
-    groups,
-    memory,
-    outputs,
-    rules,
-    scores,
-    weighted,
-    wrappers,
-)
+from puresift import draws
+from puresift.rules import cutting, grouping, mixing, planning, ranking, scheduling, weighing
+from puresift.scores import cheap, combining, compiling, logits
+from puresift.scores import losses as scores
+from puresift.scores import remembering as memory
 from tests import laws
 from tests.laws import DRAWS, DYNAMIC, MEMBERS, RULES, SCORES, WRAPPERS, candidates
 from tests.strategies import losses, net, probs, seeds
@@ -36,23 +27,13 @@ remembering = pytest.mark.parametrize("name", [name for name in SCORES if isinst
 @pytest.mark.parametrize(
     ("module", "table", "returned"),
     [
-        (rules, RULES, "Rule"),
-        (cuts, RULES, "Rule"),
-        (weighted, RULES, "Rule"),
-        (wrappers, WRAPPERS, "Rule"),
-        (adjust, WRAPPERS, "Rule"),
-        (groups, WRAPPERS, "Rule"),
+        *((module, RULES | WRAPPERS, "Rule") for module in (ranking, cutting, weighing, planning)),
+        *((module, WRAPPERS, "Rule") for module in (scheduling, mixing, grouping)),
         (draws, DRAWS, "Tensor"),
-        (scores, SCORES, "ScoreFn"),
-        (outputs, SCORES, "ScoreFn"),
-        (combine, SCORES, "Score"),
-        (memory, SCORES, "Score"),
-        (cheap, SCORES, "ScoreFn"),
+        *((module, SCORES, "ScoreFn") for module in (scores, logits, cheap, compiling)),
+        *((module, SCORES, "Score") for module in (combining, memory)),
     ],
-    ids=[
-        *["rules", "cuts", "weighted", "wrappers", "adjust", "groups", "draws"],
-        *["scores", "outputs", "combine", "memory", "cheap"],
-    ],
+    ids=lambda value: value.__name__.rsplit(".")[-1] if inspect.ismodule(value) else "",
 )
 def test_every_member_is_in_a_table(module, table, returned):
     """A factory that is public and in no table is a factory without tests."""

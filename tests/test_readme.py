@@ -85,7 +85,7 @@ def test_the_blocks_of_the_doors_run(block, tmp_path):
         "loader": torch.utils.data.DataLoader(data(512), batch_size=64),
     }
     if "trainer.train()" in block:
-        from tests import test_huggingface as small
+        from tests.integrations import test_huggingface as small
 
         arguments = small.arguments(tmp_path, max_steps=2)
         names["trainer"] = small.transformers.Trainer(small.bert(), arguments, train_dataset=small.Phrases())

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import puresift as ps
-from puresift import buffers
+from puresift.buffers import ring as buffers
 from tests import laws
 from tests.laws import COLUMNS, DRAWS, MEMBERS
 from tests.strategies import cross_entropy, data, loader, net

@@ -1,4 +1,4 @@
-"""Doors to training frameworks: each is a module that is imported when it is first named, and its framework with it."""
+"""Integrations with training frameworks: each module, and its framework, is imported on first use."""
 
 from __future__ import annotations
 

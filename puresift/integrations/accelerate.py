@@ -9,7 +9,7 @@
             optimizer.step()
             optimizer.zero_grad()
 
-Outside of the prepared loader, because that reads one batch ahead: inside it, every score would be a step old.
+It wraps the prepared loader, which reads one batch ahead: inside it, every score would be one step old.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
 from puresift import trees
-from puresift.distributed import place
-from puresift.loader import SiftingDataLoader
-from puresift.metrics import join
+from puresift.distributed.ranks import place
+from puresift.infos import join
+from puresift.stream.loader import SiftingDataLoader
 from puresift.types import Batch, Info, Rule, Score, ScoreFn
 
 
 def sifting(
     accelerator: Accelerator, loader: Iterable[Batch], score: ScoreFn | Score | None, rule: Rule, **settings: Any
 ) -> SiftingDataLoader:
-    """A `SiftingDataLoader` around a prepared loader; on several ranks, in step unless told otherwise.
+    """A `SiftingDataLoader` around a prepared loader; on several ranks, in step by default.
 
-    It is registered for checkpointing: `accelerator.save_state` holds every rank's state and place, and after
-    `accelerator.load_state` the next pass goes on there. `accelerator.accumulate` counts sifted batches, across the
-    ends of passes, for which one is the last is not known ahead.
+    It is registered for checkpointing: `accelerator.save_state` saves every rank's state and place, and after
+    `accelerator.load_state` the next pass resumes there. `accelerator.accumulate` counts sifted batches across the
+    ends of passes, because the last batch of a pass is not known ahead.
 
     Args:
         accelerator: the one that prepared the loader.
@@ -67,7 +67,7 @@ def sifting(
 
 
 def gathered(accelerator: Accelerator, info: Info) -> Info:
-    """The infos of all ranks as one, on the host; every rank has to ask. `ps.summarize` makes numbers of it."""
+    """The infos of all ranks as one, on the host; every rank must call it. `ps.summarize` turns it into numbers."""
     host = trees.to(info, torch.device("cpu"))
     return join(gather_object([host])) if accelerator.num_processes > 1 else host
 
@@ -82,7 +82,7 @@ class _Loader(DataLoaderStateMixin, SiftingDataLoader):
     def __iter__(self) -> Iterator[Any]:
         try:
             for batch in super().__iter__():
-                if self.gradient_state.active_dataloader is not self:  # the prepared loader has begun since
+                if self.gradient_state.active_dataloader is not self:  # the prepared loader has started since
                     self.end()
                     self.begin()
                 yield batch
@@ -90,7 +90,7 @@ class _Loader(DataLoaderStateMixin, SiftingDataLoader):
             self.end()
 
     def state_dict(self) -> dict[str, Any]:
-        """Every rank's state, for one rank writes the file; every rank has to ask."""
+        """Every rank's state, because one rank writes the file; every rank must call it."""
         flat = super().state_dict()
         if place()[1] == 1:
             return flat
@@ -100,10 +100,10 @@ class _Loader(DataLoaderStateMixin, SiftingDataLoader):
         }
 
     def load_state_dict(self, flat: Mapping[str, Any]) -> None:
-        """This rank's state out of all."""
+        """Load this rank's state from those of all ranks."""
         ranks = {name.split("/")[0] for name in flat if name.startswith("rank")}
         if ranks:
             mine = f"rank{place()[0]}"
-            mine = f"{mine if mine in ranks else 'rank0'}/"  # of another world size, which is refused with its stamp
+            mine = f"{mine if mine in ranks else 'rank0'}/"  # another world size; its stamp is refused later
             flat = {name.removeprefix(mine): value for name, value in flat.items() if name.startswith(mine)}
         super().load_state_dict(flat)

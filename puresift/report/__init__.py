@@ -1,4 +1,4 @@
-"""The report: what sifting did, from run folders to one page and its pictures."""
+"""The report: one page and its figures, from run folders."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ PAGE = "report.html"
 
 
 def write(places: Sequence[str | Path], out: str | Path) -> list[Path]:
-    """Write report.html, which stands alone, and its figures as PNG files.
+    """Write report.html, one self-contained file, and its figures as PNG files.
 
     Args:
         places: run folders (see `ps.Recorder`), or folders of them; all runs side by side.
-        out: a folder; it is made, and files of an earlier report in it are replaced.
+        out: a folder, created if missing; files of an earlier report in it are replaced.
 
     Returns:
         The files, the page first.
@@ -28,7 +28,7 @@ def write(places: Sequence[str | Path], out: str | Path) -> list[Path]:
     """
     runs = read([Path(place) for place in places])
     drawn = _drawn(runs)
-    text = page.page(runs, drawn).encode("utf-8", "replace")  # half of a surrogate pair has no bytes
+    text = page.page(runs, drawn).encode("utf-8", "replace")  # a lone surrogate cannot be encoded
     return _put({PAGE: text} | _pictures(drawn), Path(out))
 
 
@@ -40,12 +40,12 @@ def draw(places: Sequence[str | Path], out: str | Path) -> list[Path]:
 def _drawn(runs: list[Run]) -> page.Drawn:
     metric = figures.metric(runs)
     shared = [figures.evaluations(runs, metric) if metric else None, figures.kept(runs), figures.governed(runs)]
-    single = {draw.__name__: [draw(run, at) for at, run in enumerate(runs)] for draw in figures.SINGLE}
+    single = {name: [draw(run, at) for at, run in enumerate(runs)] for name, draw in figures.SINGLE.items()}
     return dict(zip(("evaluations", "kept", "governor"), [[one] for one in shared], strict=True)) | single
 
 
 def _pictures(drawn: page.Drawn) -> dict[str, bytes]:
-    """PNG files by name: a section with one figure has its name, one with several adds the run's."""
+    """PNG files by name: the section's, followed by the run's where a section has several figures."""
     files: dict[str, bytes] = {}
     for made in drawn.values():
         known = [figure for figure in made if figure is not None]

@@ -1,4 +1,4 @@
-"""How figures are drawn: matplotlib, imported when the first one is asked for, and the conventions they share."""
+"""Drawing with matplotlib, imported for the first figure, and the conventions that figures share."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _STYLES = ("-", "--", ":", "-.")
 
 
 class Figure(NamedTuple):
-    """A figure and its words."""
+    """A figure, its title and its alternative text."""
 
     name: str  # of its file
     title: str
-    alt: str  # what it shows, for those who do not see it
+    alt: str  # alternative text
     figure: Any
 
     def png(self) -> bytes:
-        """As a PNG, 150 dots an inch, under its title."""
-        for legend in self.figure.legends:  # above which there is no room
+        """As a PNG, 150 dpi, with its title."""
+        for legend in self.figure.legends:  # no room above a legend, so the title goes into it
             legend.set_title(plain(self.title, 48), prop={"size": 11})
         if not self.figure.legends:
             self.figure.suptitle(plain(self.title, 48), x=0.01, ha="left", fontsize=11)
         return _saved(self.figure, format="png", dpi=150)
 
     def svg(self) -> bytes:
-        """As an SVG without a background and a title of its own, for the page has both."""
+        """As an SVG without background and title, because the page has both."""
         for legend in self.figure.legends:
             legend.set_title(None)
         self.figure.suptitle("")
@@ -68,7 +68,7 @@ def legend(figure: Any, axes: Any) -> None:
 
 
 def look(at: int, points: Sequence[Any] = range(9)) -> dict[str, Any]:
-    marker = "." if len(points) < 4 else ""  # one point makes no line
+    marker = "." if len(points) < 4 else ""  # one point draws no line
     return {"color": colour(at), "linestyle": _STYLES[at // len(COLOURS) % len(_STYLES)], "marker": marker}
 
 
@@ -77,7 +77,7 @@ def colour(at: int) -> str:
 
 
 def plain(text: str, length: int = 22) -> str:
-    """A text as it is: no mathematics, no line that matplotlib would hide for its underscore, no endless one."""
+    """A label as plain text: no mathtext, no leading underscore (matplotlib hides such labels), cut to a length."""
     text = "".join(letter if letter.isprintable() else " " for letter in text).strip() or "?"
     text = text if len(text) <= length else text[: length - 1] + "…"
     return (" " if text.startswith("_") else "") + text.replace("$", r"\$")
@@ -102,6 +102,6 @@ def logarithmic(axes: Any, which: str) -> None:
 def _saved(figure: Any, **how: Any) -> bytes:
     matplotlib, file = import_module("matplotlib"), io.BytesIO()
     with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "puresift", "svg.fonttype": "path"}):
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in a script it does not know
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names in other scripts
         figure.savefig(file, **how)
     return file.getvalue()

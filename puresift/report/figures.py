@@ -1,4 +1,4 @@
-"""The figures of a report. Each takes runs, and gives None where they do not hold what it shows."""
+"""The figures of a report. Each takes runs, and returns None if they lack the data."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _BINS = 48
 
 
 def metric(runs: Sequence[Run]) -> str | None:
-    """The number that evaluations are drawn by: accuracy where there is one, else the first."""
+    """The metric that evaluations are plotted by: accuracy if there is one, else the first."""
     names = [name for run in runs for line in run.evaluations for name in measured(line)]
     return "accuracy" if "accuracy" in names else names[0] if names else None
 
 
 def measured(line: Line) -> dict[str, float]:
-    """What an evaluation found, by name."""
+    """The metrics of an evaluation, by name."""
     own = ("kind", "pool", "seconds")
     return {k: v for k, v in line.items() if k not in own and isinstance(v, int | float) and not isinstance(v, bool)}
 
@@ -168,7 +168,7 @@ def classes(run: Run, at: int) -> Figure | None:
 
 
 def governed(runs: Sequence[Run]) -> Figure | None:
-    """Where the governor had sifting on, over pools, a row a run."""
+    """Where the governor had sifting on, over pools, one row per run."""
     known = [(at, run.name, decisions(run)) for at, run in enumerate(runs)]
     known = [(at, name, made) for at, name, made in known if made]
     if not known:
@@ -206,13 +206,13 @@ def decisions(run: Run) -> list[tuple[int, int, bool]]:
 
 
 def share(lines: Sequence[Line], part: str, whole: str) -> float:
-    """The sum of one count in per cent of another's; NaN of nothing."""
+    """The sum of one count as a percentage of another's; NaN if that is 0."""
     total = sum(line.get(whole) or 0 for line in lines)
     return 100 * sum(line.get(part) or 0 for line in lines) / total if total else float("nan")
 
 
 def _coarse(line: Line) -> tuple[list[float], list[float], list[float]]:
-    """At most so many bins, without the long thin ends: the outermost thousandths are counted in the last bins."""
+    """A limited number of bins, without long thin tails: the outermost thousandths count in the last bins."""
     edges, seen, kept = line["edges"], list(line["seen"]), list(line["kept"])
     total, below, first, last = sum(seen), 0.0, 0, len(seen) - 1
     while first < last and (below + seen[first]) * 1000 < total:
@@ -245,5 +245,5 @@ def _unit(run: Run) -> str:
     return f" [{drawing.plain(run.unit)}]" if run.unit else ""
 
 
-Drawn = Callable[[Run, int], Figure | None]
-SINGLE: tuple[Drawn, ...] = (losses, threshold, classes)
+# Figures of one run each, by the section of the page that shows them.
+SINGLE: dict[str, Callable[[Run, int], Figure | None]] = {"losses": losses, "threshold": threshold, "classes": classes}

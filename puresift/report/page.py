@@ -1,4 +1,4 @@
-"""Runs and figures to one page of HTML that needs nothing beside it. Every text of a run is escaped here."""
+"""Runs and figures to one self-contained HTML page. Every text of a run is escaped here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from puresift.report import figures
 from puresift.report.drawing import Figure
 from puresift.report.reading import Line, Run
 
-Drawn = dict[str, list[Figure | None]]  # by section; a place a run, or one for all runs
+Drawn = dict[str, list[Figure | None]]  # by section; one entry per run, or one for all runs
 _LONGEST = 400  # letters of a sample
 
 _CSS = """
@@ -96,14 +96,14 @@ def page(runs: list[Run], drawn: Drawn) -> str:
 
 
 def text(value: object, longest: int = _LONGEST) -> str:
-    """As text and nothing else: escaped, cut, without control characters."""
+    """Escaped text, cut to a length, without control characters."""
     letters = str(value)
     letters = letters if len(letters) <= longest else letters[: longest - 1] + "…"
     return escape("".join(c if c in "\n\t" or (ord(c) >= 32 and not 127 <= ord(c) < 160) else "�" for c in letters))
 
 
 def number(value: float | None, digits: int = 0, unit: str = "") -> str:
-    """With thousands apart; a dash where it is not known."""
+    """With thousands separators; a dash if unknown."""
     return "-" if value is None or value != value else f"{value:,.{digits}f}{unit}"
 
 
@@ -154,7 +154,7 @@ def _row(run: Run, metric: str | None) -> list[str]:
 
 
 def _facts(runs: list[Run]) -> str:
-    """What the runs share, once; what they do not, for each."""
+    """Facts that all runs share, once; the others for each run."""
     shared = {k: v for k, v in runs[0].facts.items() if all(run.facts.get(k, ...) == v for run in runs)}
     lines = [("All runs" if len(runs) > 1 else "Settings", shared)]
     lines += [(run.name, {k: v for k, v in run.facts.items() if k not in shared}) for run in runs]
@@ -168,7 +168,7 @@ def _facts(runs: list[Run]) -> str:
 
 
 def _shared(drawn: Drawn) -> str:
-    """The figures of all runs together, and a line for each that there is not."""
+    """The figures of all runs together, and a line for each missing one."""
     missing = {
         "evaluations": "accuracy over time; no run recorded an evaluation",
         "kept": "kept fraction and phi; no run recorded pools that it sifted",
@@ -180,7 +180,7 @@ def _shared(drawn: Drawn) -> str:
 
 
 def _each(runs: list[Run], drawn: Drawn, names: dict[str, str]) -> str:
-    """The figures of one run after another, and a line for those that there are not."""
+    """The figures of one run after another, and a line for the missing ones."""
     known = [
         (figure, figure.title)
         for made in zip(*(drawn[name] for name in names), strict=True)

@@ -1,4 +1,4 @@
-"""Run folders, read strictly: a line that does not fit is an error that names it."""
+"""Run folders, read strictly: an invalid line is an error that names it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from puresift.recorder import FILE, FORMAT
+from puresift.records.recorder import FILE, FORMAT
 
 Line = dict[str, Any]
 _DATA = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
@@ -18,7 +18,7 @@ _MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
 
 
 class Run(NamedTuple):
-    """One run, as its lines tell it."""
+    """One run, read from its lines."""
 
     name: str
     folder: Path
@@ -52,13 +52,13 @@ _OPTIONAL: dict[str, dict[str, tuple[type, ...]]] = {
 
 
 def read(places: list[Path]) -> list[Run]:
-    """The runs in the places, each with a name of its own.
+    """The runs in the places, each with a unique name.
 
     Args:
         places: a run folder, its file, or a folder of run folders.
 
     Raises:
-        ValueError: naming the place, or the file and line, and the cure.
+        ValueError: naming the place, or the file and line, and the fix.
     """
     files = [file for place in places for file in _files(place)]
     runs = [_run(file) for file in dict.fromkeys(files)]
@@ -156,7 +156,7 @@ def _words(types: tuple[type, ...]) -> str:
 
 
 def _image(text: str | None, path: Path) -> str | None:
-    """As a data URI: a page that stands alone refers to nothing."""
+    """The image as a data URI, to keep the page self-contained."""
     if text is None or _DATA.fullmatch(text):
         return text
     file = (path.parent / text).resolve()

@@ -1,6 +1,6 @@
-"""The public names of Amazon SageMaker Smart Sifting over puresift, for scripts written for `smart_sifting`.
+"""Amazon SageMaker Smart Sifting's public API on top of puresift, for scripts written for `smart_sifting`.
 
-`python -m puresift.integrations.smart_sifting SCRIPT` runs such a script as it is; in a program of your own, call
+`python -m puresift.integrations.smart_sifting SCRIPT` runs such a script unchanged; in your own program, call
 `register()` before the first `import smart_sifting`, or import the same names from here.
 """
 
@@ -30,7 +30,7 @@ ALIAS = "smart_sifting"
 
 
 def register() -> None:
-    """Let `import smart_sifting`, and every module below it, mean this package; doing it twice is harmless.
+    """Make `import smart_sifting`, and every module below it, import this package; a second call is harmless.
 
     Raises:
         ImportError: another `smart_sifting` is imported already.
@@ -51,7 +51,7 @@ def register() -> None:
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Gives the module `smart_sifting.x` as this package's own `x`: one module under two names, so one class each."""
+    """Gives module `smart_sifting.x` as this package's own `x`: one module, two names, so each class exists once."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -66,7 +66,7 @@ class _Finder(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        # The import system has put the alias's spec onto the module, which has run already under its own.
+        # The import system set the alias's spec on a module that was loaded before under its own: restore that.
         spec = module.__spec__
         if spec is not None and spec.loader is self:
             module.__spec__ = spec.loader_state

@@ -24,14 +24,14 @@ _OURS = (SiftConfigValidationException, UnsupportedDataFormatException, LossImpl
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a script as `python SCRIPT ARGS...` would, with `smart_sifting` there to import.
+    """Run a script as `python SCRIPT ARGS...` would, with `smart_sifting` importable.
 
     Args:
-        arguments: the script and its arguments; by default those of the process.
+        arguments: the script and its arguments; by default `sys.argv[1:]`.
 
     Returns:
-        0; or 2, with one line on stderr, where the script cannot be run or misuses smart_sifting. What else the script
-        raises goes on as it is, SystemExit included.
+        0; or 2, with one line on stderr, if the script cannot be run or misuses smart_sifting. Other exceptions of
+        the script are not caught, SystemExit included.
     """
     chosen = _parser().parse_args(arguments)
     script = Path(chosen.script).resolve()
@@ -76,7 +76,7 @@ def _known_to_children() -> Iterator[None]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m puresift.integrations.smart_sifting",
-        description="Run a script that was written for Amazon SageMaker Smart Sifting, unchanged, over puresift.",
+        description="Run a script that was written for Amazon SageMaker Smart Sifting, unchanged, on puresift.",
         epilog="With torchrun: torchrun --nproc-per-node 2 -m puresift.integrations.smart_sifting SCRIPT ARGS...",
     )
     parser.add_argument("script", metavar="SCRIPT", help="a Python file that imports smart_sifting")

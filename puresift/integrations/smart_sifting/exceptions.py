@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class SiftConfigValidationException(ValueError):
-    """A configuration lacks a key, has one that nobody knows, or holds a value of the wrong type."""
+    """A configuration lacks a key, has an unknown one, or holds a value of the wrong type."""
 
 
 class UnsupportedDataFormatException(ValueError):

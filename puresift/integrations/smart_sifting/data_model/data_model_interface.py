@@ -12,13 +12,13 @@ __all__ = ["SiftingBatch", "SiftingBatchTransform", "UnsupportedDataFormatExcept
 
 
 class SiftingBatch:
-    """A batch that can be sifted and accumulated: every attribute has one entry a row, or is None.
+    """A batch that can be sifted and accumulated: every attribute has one entry per row, or is None.
 
     Attributes may be tensors, lists of any objects, and dicts of these.
     """
 
     def __iter__(self) -> Iterator[Any]:
-        """The attributes that are there, in order: inputs, then labels."""
+        """The attributes that are not None, in order: inputs, then labels."""
         return (value for value in vars(self).values() if value is not None)
 
 

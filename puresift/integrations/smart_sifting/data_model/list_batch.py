@@ -13,7 +13,7 @@ class ListBatch(SiftingBatch):
     """Rows in lists; they may be any objects, of any lengths.
 
     Args:
-        inputs: a list with one entry a row.
+        inputs: a list with one entry per row.
         labels: another, or None.
 
     Example:

@@ -52,7 +52,7 @@ def plain(first: Any, expected: int | None, index: int | None) -> Format:
     Args:
         first: the first batch.
         expected: the loader's batch size, where it is known.
-        index: which dimension the samples are, 0 (a list of samples) or 1 (a list of features); None to find out.
+        index: which dimension holds the samples, 0 (a list of samples) or 1 (a list of features); None to detect it.
 
     Raises:
         UnsupportedDataFormatException: the batch is none of these, or both dimensions could be the samples.
@@ -76,19 +76,19 @@ def plain(first: Any, expected: int | None, index: int | None) -> Format:
         return Format(trees.Objects, build)
     if features is None:
         raise UnsupportedDataFormatException(
-            f"the features of the batch do not have one entry a row each; {_CURE}, or pass batch_format_index=0 if it "
+            f"the features of the batch do not have one entry per row; {_CURE}, or pass batch_format_index=0 if it "
             "is a list of samples"
         )
     return Format(_listed, build)
 
 
 def _dimension(samples: int, features: int | None, expected: int | None) -> int:
-    """Where the rows are: 0, the list is one of samples; 1, its entries are features."""
+    """The dimension of the rows: 0 for a list of samples, 1 for a list of features."""
     size = expected if expected is not None else features
     if features is not None and features == samples == size:
         raise UnsupportedDataFormatException(
             f"Both dimension 0 and dimension 1 match the batch size of {size}; pass batch_format_index=1 if the batch "
-            "is a list of features, or 0 if it is one of samples"
+            "is a list of features, or 0 if it is a list of samples"
         )
     if features is not None and samples != size:
         return 1
@@ -101,7 +101,7 @@ def _dimension(samples: int, features: int | None, expected: int | None) -> int:
 
 
 def _mapping(kind: type[Any]) -> Callable[[Any], Any]:
-    """A mapping of that kind out of a dict, where the kind can be made so, as a BatchEncoding can."""
+    """A function from a dict to that kind of mapping, where its constructor takes one, as BatchEncoding's does."""
     try:
         kind({})
     except TypeError:
@@ -120,7 +120,7 @@ def _listed(batch: list[Any] | tuple[Any, ...]) -> Batch:
 
 
 def _column(value: Any, count: int) -> Batch:
-    """One entry a row: a tensor, a list of any objects, or a dict of these."""
+    """One entry per row: a tensor, a list of any objects, or a dict of these."""
     if isinstance(value, Mapping):
         return {name: _column(part, count) for name, part in value.items()}
     if _count(value) != count:

@@ -1,4 +1,4 @@
-"""What a Lightning trainer would have done to the loader, had it not been inside another."""
+"""What a Lightning trainer would have done to the loader if it were not wrapped."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import DataLoader
 
-from puresift.pools import size
+from puresift.data.pools import size
 
 
 def prepared(loader: Any, model: nn.Module) -> Any:
@@ -24,12 +24,12 @@ def prepared(loader: Any, model: nn.Module) -> Any:
 
 
 def _tell_steps(trainer: Any, pools: int | None) -> None:
-    """Give a schedule that is being built the steps of the run without sifting.
+    """Give a schedule under construction the steps of the run without sifting.
 
     For a loader without a length, `estimated_stepping_batches` is `max_steps`, and so -1 where that is not set: a
     linear schedule is then zero from the first step on. Sifting never takes more steps than this many.
     """
-    building = not trainer.optimizers  # the loader is asked before there are optimizers only by this estimate
+    building = not trainer.optimizers  # without optimizers, only this estimate asks for the loader
     if pools is None or not building or trainer.max_steps != -1 or trainer.max_epochs in (None, -1):
         return
     if not trainer.lightning_module.automatic_optimization:  # where a batch may take several steps
@@ -39,6 +39,6 @@ def _tell_steps(trainer: Any, pools: int | None) -> None:
     if trainer.is_global_zero:
         warnings.warn(
             f"trainer.estimated_stepping_batches is {steps}, the steps of a run without sifting; sifting takes fewer, "
-            "so a schedule made from it stops before its end; pass max_steps= to the trainer to plan another number",
+            "so a schedule made from it stops before its end; pass max_steps= to the trainer to set another number",
             stacklevel=2,
         )

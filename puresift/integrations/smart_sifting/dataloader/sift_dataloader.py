@@ -1,4 +1,4 @@
-"""The loader: it reads a script's own, and gives full batches of the samples that are kept."""
+"""The loader: it reads a script's own loader, and yields full batches of the kept samples."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from puresift import chunks, keys, rules, trees, wrappers
-from puresift.distributed import in_step, rank_key
+from puresift import keys, trees
+from puresift.buffers import example
+from puresift.distributed.lockstep import in_step
+from puresift.distributed.ranks import rank_key
 from puresift.integrations.smart_sifting.dataloader import formats, hosted
 from puresift.integrations.smart_sifting.exceptions import SiftConfigValidationException, UnsupportedDataFormatException
 from puresift.integrations.smart_sifting.loss.abstract_sift_loss_module import provided
 from puresift.integrations.smart_sifting.sift_config.sift_configs import RelativeProbabilisticSiftConfig, read
-from puresift.metrics import Meter
-from puresift.scores import batched
+from puresift.records.meters import Meter
+from puresift.rules import delay, relative
+from puresift.scores.losses import batched
+from puresift.scores.model import live
 from puresift.sifters import sifter
-from puresift.stream import Stream, live, sift
+from puresift.stream.stream import Stream, sift
 from puresift.types import Batch, Info, Losses, Sifted, Sifter, SiftState
 
 __all__ = ["SiftingDataloader"]
@@ -27,12 +31,12 @@ logger = logging.getLogger("smart_sifting.dataloader.sift_dataloader")  # the na
 
 
 class SiftingDataloader(Iterable[Any]):
-    """Batches of the samples that a relative, loss-based rule keeps of another loader's.
+    """Batches of the samples that a relative, loss-based rule keeps from another loader.
 
     Every batch of that loader is scored with the newest model and drawn from; kept samples accumulate until a batch is
-    full. What never filled one waits for the next epoch; an epoch that kept less than a batch in all gives it as a
-    short one. There is no length. Samples whose loss is not finite are kept. Draws follow `torch.manual_seed`, and
-    differ between the ranks of a process group, which all end an epoch with the first of them.
+    full. Samples left over wait for the next epoch; an epoch that kept less than a batch in all yields a short
+    one. There is no length. Samples whose loss is not finite are kept. Draws follow `torch.manual_seed`, and
+    differ between the ranks of a process group, which all end an epoch when the first one does.
 
     Inside a Lightning trainer, the wrapped loader gets the distributed sampler that the trainer would have given it.
 
@@ -40,18 +44,18 @@ class SiftingDataloader(Iterable[Any]):
         sift_config: a `RelativeProbabilisticSiftConfig`, or a dict of its keys.
         orig_dataloader: any loader; its batches are lists, tuples, dicts or tensors, unless there is a transform.
         batch_transforms: a `SiftingBatchTransform`, for batches of another kind.
-        model: the model that trains; its train mode, buffers and gradients are left alone.
+        model: the model that trains; its train mode, buffers and gradients are unchanged.
         loss_impl: an object with a `loss`, see `Loss`.
         log_batch_data: log at level INFO, for each batch, the losses that were kept and those that were sifted out.
-        batch_format_index: which dimension of a batch the samples are: 0 for a list of samples, 1 for one of features.
-            Needed only where both have as many entries.
+        batch_format_index: which dimension of a batch holds the samples: 0 for a list of samples, 1 for a list of
+            features. Needed only where both have the same size.
 
     Attributes: `state`, the newest `SiftState` (None before the first batch); `meter`, a `ps.Meter` of what was kept.
 
     Raises:
-        SiftConfigValidationException, LossImplementationNotProvidedException: here.
+        SiftConfigValidationException, LossImplementationNotProvidedException: at construction.
         UnsupportedDataFormatException: at the first batch that has no rows to tell apart or to accumulate.
-        ValueError: at the first batch that is scored, when the loss is not one number a row.
+        ValueError: at the first batch that is scored, when the loss is not one number per row.
 
     Example:
         >>> class Squares:
@@ -63,7 +67,7 @@ class SiftingDataloader(Iterable[Any]):
         [torch.Size([4, 1]), torch.Size([4, 1])]
     """
 
-    _sifter: Sifter  # both made out of the first batch
+    _sifter: Sifter  # both made from the first batch
     _format: formats.Format
 
     def __init__(
@@ -96,14 +100,14 @@ class SiftingDataloader(Iterable[Any]):
         self.state: SiftState | None = None
         self.meter = Meter()
         self._ended = False
-        self._seen: tuple[Any, Any] = (None, None)  # the batch that is being scored, transformed and as it came
+        self._seen: tuple[Any, Any] = (None, None)  # the batch being scored, transformed and original
 
     def __iter__(self) -> Iterator[Any]:
         return iter(in_step(self._epoch()))
 
     @property
     def batch_size(self) -> int | None:
-        """Rows in a batch, where the wrapped loader tells."""
+        """Rows in a batch, where the wrapped loader says so."""
         batches = getattr(self.orig_dataloader, "batch_sampler", None)
         size = getattr(self.orig_dataloader, "batch_size", None) or getattr(batches, "batch_size", None)
         return size if isinstance(size, int) else None
@@ -119,7 +123,7 @@ class SiftingDataloader(Iterable[Any]):
         return getattr(self.orig_dataloader, "batch_sampler", None)
 
     def set_epoch(self, epoch: int) -> None:
-        """Passed on to the wrapped loader, if it listens."""
+        """Passed on to the wrapped loader, if it has one."""
         if hasattr(self.orig_dataloader, "set_epoch"):
             self.orig_dataloader.set_epoch(epoch)
 
@@ -143,7 +147,7 @@ class SiftingDataloader(Iterable[Any]):
             yield self._format.batch(rows)
 
     def _pools(self) -> Iterator[Batch]:
-        """The batches as trees of rows; each is scored right after it was read, while `_seen` is what it came from."""
+        """The batches as trees of rows; each is scored right after it is read, while `_seen` holds its source."""
         self._ended = False
         for batch in self.orig_dataloader:
             if self.batch_transforms is not None:
@@ -172,8 +176,8 @@ class SiftingDataloader(Iterable[Any]):
             return self.loss_impl.loss(model, *self._seen)
 
         config = self.sift_config
-        rule = rules.relative(beta=config.beta_value, history=max(config.loss_history_length, batch_size))
-        rule = wrappers.delay(rule, steps=config.loss_based_sift_config.sift_config.sift_delay)
+        rule = relative(beta=config.beta_value, history=max(config.loss_history_length, batch_size))
+        rule = delay(rule, steps=config.loss_based_sift_config.sift_config.sift_delay)
         return sifter(batched(self.model, loss), rule, batch_size=batch_size, nonfinite="keep")
 
     def _delayed(self, state: SiftState) -> SiftState:
@@ -185,14 +189,14 @@ class SiftingDataloader(Iterable[Any]):
     def _next(self, stream: Stream, given: bool) -> Sifted | None:
         try:
             return next(stream, None)
-        except ValueError:  # after the last pool, all a stream complains of is that no batch was ever full
+        except ValueError:  # after the last pool, a stream raises this only if no batch was ever full
             if self._ended and not given:
                 return None
             raise
 
     def _fits(self, rows: Batch, state: SiftState) -> None:
         try:
-            trees.like(trees.numbered(rows), chunks.first(state.buffer.rows))
+            trees.like(trees.numbered(rows), example(state.buffer))
         except ValueError as error:
             raise UnsupportedDataFormatException(
                 f"{str(error).partition(';')[0]}; let the loader's collate function pad every batch to one shape, or "

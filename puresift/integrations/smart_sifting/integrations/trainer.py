@@ -6,23 +6,23 @@ import math
 import sys
 from typing import Any
 
+from puresift.data.pools import size
 from puresift.integrations.smart_sifting.dataloader.sift_dataloader import SiftingDataloader
 from puresift.integrations.smart_sifting.loss.abstract_sift_loss_module import provided
 from puresift.integrations.smart_sifting.sift_config.sift_configs import RelativeProbabilisticSiftConfig, read
-from puresift.pools import size
 
 __all__ = ["enable_sifting"]
 
 
 def enable_sifting(trainer: Any, sift_config: Any, loss: Any = None, set_epochs: bool = False) -> None:
-    """Let a Trainer train on what a `SiftingDataloader` around its own loader gives; its training loss stays as it is.
+    """Let a Trainer train on the batches of a `SiftingDataloader` around its own loader, with its own training loss.
 
     Args:
         trainer: a `transformers.Trainer` that has not begun to train.
         sift_config: a `RelativeProbabilisticSiftConfig`, or a dict of its keys.
         loss: an object with a `loss`, see `Loss`.
-        set_epochs: train for `num_train_epochs` passes over the data, whatever `max_steps` says: it becomes that of the
-            run without sifting, which the learning-rate schedule follows, and training stops before it is reached.
+        set_epochs: train for `num_train_epochs` passes over the data and ignore `max_steps`. It is set to the steps
+            without sifting, which the learning-rate schedule follows; training stops before it is reached.
 
     Raises:
         SiftConfigValidationException, LossImplementationNotProvidedException: as `SiftingDataloader`.
@@ -31,7 +31,7 @@ def enable_sifting(trainer: Any, sift_config: Any, loss: Any = None, set_epochs:
     config, loss, args = read("sift_config", sift_config, RelativeProbabilisticSiftConfig), provided(loss), trainer.args
     if args.max_steps <= 0 and not set_epochs:
         raise ValueError(
-            "args.max_steps must be set to a positive value, for how many batches sifting gives is not known ahead; "
+            "args.max_steps must be set to a positive value, as the number of sifted batches is not known ahead; "
             "or pass set_epochs=True to train for num_train_epochs"
         )
     inner, epochs = trainer.get_train_dataloader, math.ceil(args.num_train_epochs)
@@ -44,7 +44,7 @@ def enable_sifting(trainer: Any, sift_config: Any, loss: Any = None, set_epochs:
         return SiftingDataloader(config, loader, model=trainer.model, loss_impl=loss)
 
     trainer.get_train_dataloader = sifted
-    args.ignore_data_skip = True  # a place among sifted batches is not one among the loader's
+    args.ignore_data_skip = True  # positions count sifted batches, not the loader's
     if set_epochs:
         trainer.add_callback(_stop_after(epochs))
 
@@ -53,7 +53,7 @@ def _stop_after(epochs: int) -> Any:
     from transformers import TrainerCallback
 
     class StopAfter(TrainerCallback):
-        """For the Trainer, all of a loader without a length is one epoch, which ends with `max_steps`."""
+        """The Trainer treats a loader without a length as one epoch of `max_steps` steps."""
 
         done = 0
 

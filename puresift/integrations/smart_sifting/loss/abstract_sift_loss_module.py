@@ -1,4 +1,4 @@
-"""The loss interface: how a script tells its per-sample loss."""
+"""The loss interface: how a script defines its per-sample loss."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Loss:
         """The loss of each sample, with no reduction.
 
         Args:
-            model: an eval-mode twin of the model, with its newest parameters; no gradient is recorded.
-            transformed_batch: what the batch transform gave; without one, the batch.
-            original_batch: the batch as the loader gave it; without a transform, on the model's device.
+            model: an eval-mode copy of the model, with its newest parameters; no gradient is recorded.
+            transformed_batch: the output of the batch transform; without one, the batch.
+            original_batch: the loader's batch; without a transform, on the model's device.
 
         Returns:
             Float[B].
@@ -38,7 +38,7 @@ def provided(loss: Any) -> Any:
     """The loss, if it implements the interface; it need not be a `Loss`.
 
     Raises:
-        LossImplementationNotProvidedException: it is missing, a class and not an object, or has no `loss` of its own.
+        LossImplementationNotProvidedException: it is missing, a class rather than an object, or does not define `loss`.
     """
     if loss is None:
         raise LossImplementationNotProvidedException("there is no loss; pass an object of a class that extends Loss")

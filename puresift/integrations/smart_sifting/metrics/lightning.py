@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from puresift.integrations.smart_sifting.dataloader.sift_dataloader import SiftingDataloader
-from puresift.metrics import Meter
+from puresift.records.meters import Meter
 
 __all__ = ["TrainingMetricsRecorder"]
 
 
 def _callback() -> Any:
-    """The base class of the Lightning that the script imports: there are two packages, with a class each."""
+    """The base class of the Lightning that the script imports: both packages have one."""
     names = sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda name: name not in sys.modules)
     for name in names:
         try:
@@ -32,9 +32,9 @@ else:
 
 
 class TrainingMetricsRecorder(Base):
-    """Records each training epoch: seconds, steps, and what `ps.summarize` tells of a `SiftingDataloader`.
+    """Records each training epoch: seconds, steps, and what `ps.summarize` gives for a `SiftingDataloader`.
 
-    The trainer's loggers get the numbers as "sift/keep" and so on, and `metrics` holds a dict an epoch.
+    The trainer's loggers get the numbers as "sift/keep" and so on, and `metrics` holds a dict per epoch.
 
     Example:
         >>> TrainingMetricsRecorder().metrics

@@ -18,7 +18,7 @@ class SiftingBaseConfig:
     """When sifting starts.
 
     Args:
-        sift_delay: training steps before sifting starts, >= 0; their batches are handed through and not scored.
+        sift_delay: training steps before sifting starts, >= 0; their batches pass through unscored.
         repeat_delay_per_epoch: whether every epoch begins with such a delay.
 
     Raises:
@@ -67,8 +67,8 @@ class RelativeProbabilisticSiftConfig:
 
     Args:
         beta_value: > 0; larger keeps less.
-        loss_history_length: losses that the percentile is taken among, >= 1. A batch longer than that is ranked
-            among its own losses.
+        loss_history_length: losses to take the percentile over, >= 1. A batch longer than that is ranked among its
+            own losses.
         loss_based_sift_config: a `LossConfig`, or a dict of its keys.
 
     Raises:
@@ -99,7 +99,7 @@ def read(name: str, given: Any, kind: type[Config]) -> Config:
     """A configuration from itself, or from a dict of its keys.
 
     Raises:
-        SiftConfigValidationException: it is neither, lacks a key, or has one that is not known.
+        SiftConfigValidationException: it is neither, lacks a key, or has an unknown one.
     """
     if isinstance(given, kind):
         return given

@@ -1,0 +1,44 @@
+"""Infos of several pools as one, and which of their entries are per pool rather than per row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from puresift import signals
+from puresift.types import Info, Odds
+
+# Entries of `extra` with one value per pool; all others have one per row.
+POOLWISE = ("nonfinite", "sifting", "phi", "reading", signals.NAME)
+
+
+def join(infos: Sequence[Info], device: torch.device | None = None) -> Info:
+    """Infos of several pools as one, rows concatenated; of none, an info with zero rows.
+
+    Returns:
+        An info whose `extra` holds the entries that all of them have.
+    """
+    if len(infos) == 1:
+        return infos[0]
+    if not infos:
+        none = torch.empty(0, device=device)
+        return Info(none, Odds(none, none), none.bool(), {})
+    shared = [name for name in infos[0].extra if all(name in info.extra for info in infos)]
+    return Info(
+        torch.cat([info.losses for info in infos]),
+        Odds(torch.cat([info.odds.probs for info in infos]), torch.cat([info.odds.weights for info in infos])),
+        torch.cat([info.mask for info in infos]),
+        {name: torch.cat([info.extra[name] for info in infos]) for name in shared},
+    )
+
+
+def pools(info: Info) -> int:
+    """How many pools an info joins."""
+    return len(info.extra["nonfinite"]) if "nonfinite" in info.extra else int(len(info.losses) > 0)
+
+
+def columns(info: Info) -> dict[str, Tensor]:
+    """The entries of `extra` that have one value per row."""
+    return {name: value for name, value in info.extra.items() if name not in POOLWISE}

@@ -1,0 +1,101 @@
+"""What sifting requires of a Hugging Face Trainer, and the loss it then trains with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from puresift import sifters
+from puresift.data.pools import size
+from puresift.stream.governors import Governor
+from puresift.types import Batch, Losses, Rule, Score, ScoreFn
+
+Loss = Callable[[Any, Batch], Losses]  # loss(model, batch) -> Float[B]
+
+
+class Settings(NamedTuple):
+    """How a trainer sifts."""
+
+    rule: Rule
+    loss: Loss
+    score: ScoreFn | Score | None
+    batch_size: int | None
+    governor: Governor | None
+    others: dict[str, Any]
+
+
+def prepared(
+    trainer: Any,
+    rule: Rule,
+    loss: Loss | None,
+    score: ScoreFn | Score | None,
+    batch_size: int | None,
+    governor: Governor | None,
+    settings: Mapping[str, Any],
+) -> Settings:
+    """The settings, checked against this trainer."""
+    args, rows = trainer.args, trainer._train_batch_size if batch_size is None else batch_size
+    sifters.sifter(score or (lambda params, batch: batch), rule, batch_size=rows, **settings)  # checks them
+    if trainer.compute_loss_func is not None:
+        raise ValueError(
+            "compute_loss_func gives one number per batch, and sifting needs one per row; pass loss(model, batch) -> "
+            "Float[B] instead"
+        )
+    if loss is not None and args.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor does not apply to a custom loss; smooth the labels in it instead")
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        raise ValueError("FSDP and DeepSpeed shard the parameters that scores need; use one device, or DDP")
+    if args.max_steps <= 0:
+        raise ValueError(
+            "max_steps must be set, because the number of batches in a sifted pass is not known ahead"
+            + _suggestion(trainer, rule, rows)
+        )
+    return Settings(rule, loss or _cross_entropy(trainer), score, batch_size, governor, dict(settings))
+
+
+def _suggestion(trainer: Any, rule: Rule, rows: int) -> str:
+    args = trainer.args
+    candidates = args.num_train_epochs * (size(trainer.train_dataset) or 0)
+    try:
+        keep = float(rule.select(rule.init(), torch.arange(float(rows)))[1].probs.mean())
+    except ValueError:  # the rule needs columns
+        keep = 1.0
+    steps = math.ceil(candidates * keep / (rows * args.gradient_accumulation_steps * args.world_size))
+    return (
+        f"; num_train_epochs={args.num_train_epochs:g} of these candidates, of which the rule starts by keeping "
+        f"{keep:.0%}, make about {steps} steps: pass TrainingArguments(max_steps={steps})"
+        if steps
+        else "; pass TrainingArguments(max_steps=...)"
+    )
+
+
+def _cross_entropy(trainer: Any) -> Loss:
+    """The default: the cross entropy of logits [B, C] and labels Int[B]."""
+    trainer._set_signature_columns_if_needed()
+    accepted = set(trainer._signature_columns) - {"labels"}
+
+    def loss(model: Any, batch: Batch) -> Losses:
+        outputs = model(**{name: leaf for name, leaf in batch.items() if name in accepted})
+        logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
+        labels = batch.get("labels")
+        if not (
+            isinstance(logits, Tensor)
+            and isinstance(labels, Tensor)
+            and logits.shape[:-1] == labels.shape == (len(labels),)
+            and logits.shape[-1] > 1
+            and not labels.is_floating_point()
+        ):
+            found = {"logits": logits, "labels": labels}
+            shapes = {name: list(leaf.shape) if isinstance(leaf, Tensor) else None for name, leaf in found.items()}
+            raise ValueError(
+                f"the default loss is a classifier's, for logits [B, C] and integer labels [B], but found {shapes}"
+                "; pass loss(model, batch) -> Float[B]"
+            )
+        smoothing = trainer.args.label_smoothing_factor
+        return torch.nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+
+    return loss

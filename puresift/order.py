@@ -1,0 +1,66 @@
+"""Order statistics of losses: ranks, means and shares.
+
+Sums run in double precision over sorted values, so that a permutation of the rows permutes the answer bit for bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from puresift.settings import Number
+from puresift.types import Losses
+
+SORTED_UP_TO = 8192  # values; sorting more is slow on a CPU
+
+
+def rank_bounds(ordered: Tensor, losses: Losses) -> tuple[Tensor, Tensor]:
+    """How many of `ordered` are < each loss, and how many are <= it.
+
+    Args:
+        ordered: Float[n], ascending.
+        losses: Float[B].
+
+    Returns:
+        Two Int64[B].
+    """
+    losses = beside(ordered, losses)
+    return torch.searchsorted(ordered, losses), torch.searchsorted(ordered, losses, right=True)
+
+
+def beside(ordered: Tensor, losses: Losses) -> Losses:
+    """The losses, copied: under a vmap over states only, searchsorted warns about an expanded view."""
+    return losses + torch.zeros_like(ordered[:1])
+
+
+def inside(history: Tensor, seen: Tensor, losses: Losses, low: Number, high: Number) -> Tensor:
+    """The share of each loss's ranks that lies between two quantiles of the history: 1, 0, or a fraction at the ends.
+
+    A tied loss has the ranks [#less, #less-or-equal]; the mean over the history is exactly high - low.
+
+    Returns:
+        Float[B] in [0, 1].
+    """
+    below, upto = rank_bounds(history.sort().values, losses)
+    number = seen.clamp(max=history.shape[0]).double()
+    span = (number * high).minimum(upto) - (number * low).maximum(below)
+    return (span / (upto - below)).clamp(0, 1).float()
+
+
+def total(values: Tensor) -> Tensor:
+    """Float64[]: the sum; the same bits in any order.
+
+    Up to `SORTED_UP_TO` values by sorting; of more, in whole multiples of 2**-38 of the largest, which takes a
+    twentieth of the time.
+    """
+    values = values.double()
+    if values.shape[0] <= SORTED_UP_TO:
+        return values.sort().values.sum()
+    unit = values.abs().amax() * 2.0**-38
+    unit = torch.where(unit > 0, unit, 1.0)
+    return (values / unit).round().long().sum() * unit
+
+
+def mean(values: Tensor, number: Tensor | None = None) -> Tensor:
+    """Float64[]: the sum over the number of values, or another number; the same bits in any order."""
+    return total(values) / (values.shape[0] if number is None else number)

@@ -1,0 +1,233 @@
+"""The audit log: which rows were kept and why, as JSONL or Parquet, and back."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from puresift import settings
+from puresift.infos import columns
+from puresift.types import Info
+
+_OWN = ("loss", "p", "kept", "weight", "step")
+
+
+class AuditLog:
+    """Writes a row for every candidate: its loss, p, kept, weight and step, and the declared columns (id, age, label).
+
+    Infos are held unread and written together, so that no step copies data or waits for a device to write them.
+    JSONL is appended to, and every line that was written survives a crash; Parquet is smaller, but unreadable until it
+    is closed. A loss that is not finite is written as null.
+
+    Args:
+        path: ends in .jsonl or .parquet.
+        every: infos held before they are written.
+
+    Raises:
+        ValueError: the suffix is wrong, a Parquet file exists already, or pyarrow is missing.
+
+    Example:
+        >>> import tempfile
+        >>> import puresift as ps
+        >>> sifter = ps.sifter(lambda params, x: x, ps.top(0.5), batch_size=2, columns={"id": lambda x: x.long()})
+        >>> with tempfile.TemporaryDirectory() as folder, AuditLog(f"{folder}/log.jsonl") as log:
+        ...     state, info = sifter.step(sifter.init(ps.key(0), torch.zeros(2)), {}, torch.tensor([7.0, 2.0]))
+        ...     log.write(info, state.step)
+        ...     log.flush()
+        ...     print(Path(log.path).read_text().splitlines()[0])
+        {"step": 1, "loss": 7, "p": 1, "weight": 1, "kept": true, "id": 7}
+    """
+
+    def __init__(self, path: str | Path, *, every: int = 64):
+        self.path, self._every = Path(path), settings.count("every", every)
+        self._held: list[tuple[Info, int | Tensor]] = []
+        if self.path.suffix not in (".jsonl", ".parquet"):
+            raise ValueError(f"the log's name must end in .jsonl or .parquet, got {self.path.name!r}")
+        self._file: Any = None
+        if self.path.suffix == ".jsonl":
+            torn = _torn(self.path)
+            self._file = self.path.open("a", encoding="utf-8")
+            self._file.write("\n" if torn else "")  # keep a line that a crash cut short apart
+        else:
+            _pyarrow()
+            if self.path.exists():
+                raise ValueError(f"{self.path.name} exists, and Parquet cannot be appended to; choose another name")
+
+    def write(self, info: Info, step: int | Tensor) -> None:
+        """Add the rows of an info; step is `state.step`, unread."""
+        if taken := info.extra.keys() & set(_OWN):
+            raise ValueError(f"the log writes {sorted(taken)} itself; give those columns= other names")
+        if len(info.losses):
+            self._held.append((info, step))
+        if len(self._held) >= self._every:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if not self._held:
+            return
+        held, self._held = self._held, []
+        names = list(columns(held[0][0]))
+        infos = [info for info, _ in held]
+        table = {
+            "step": torch.cat([_steps(info, step) for info, step in held]),
+            "loss": torch.cat([info.losses for info in infos]),
+            "p": torch.cat([info.odds.probs for info in infos]),
+            "weight": torch.cat([info.odds.weights for info in infos]),
+            "kept": torch.cat([info.mask for info in infos]),
+            **{name: torch.cat([info.extra[name] for info in infos]) for name in names},
+        }
+        lists = {name: column.tolist() for name, column in table.items()}
+        lists["loss"] = [loss if math.isfinite(loss) else None for loss in lists["loss"]]
+        if self.path.suffix == ".jsonl":
+            parts = [f'"{name}": %s' for name in lists]
+            line = "{" + ", ".join(parts) + "}\n"
+            written = [_written(table[name], column) for name, column in lists.items()]
+            self._file.write("".join([line % row for row in zip(*written, strict=True)]))
+            self._file.flush()
+        else:
+            arrow, parquet = _pyarrow()
+            rows = arrow.table(lists)
+            if self._file is None:
+                self._file = parquet.ParquetWriter(self.path, rows.schema)
+            self._file.write_table(rows.cast(self._file.schema))
+
+    def close(self) -> None:
+        """Write what is held and close the file."""
+        try:
+            self.flush()
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    def __enter__(self) -> AuditLog:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class Log(NamedTuple):
+    """A log read from a file: columns by name, and the number of unreadable lines."""
+
+    columns: dict[str, Any]  # a tensor [N, ...] where all rows have numbers, else a list
+    lost: int
+
+
+def read_log(path: str | Path) -> Log:
+    """Read a log. Lines that cannot be read are left out, counted and named in a warning; the others are kept.
+
+    Args:
+        path: what `AuditLog` wrote, or any JSONL whose objects have a "loss"; or Parquet with such a column.
+
+    Returns:
+        `Log(columns, lost)`; a loss that is null is NaN.
+
+    Raises:
+        ValueError: nothing in it can be read.
+        FileNotFoundError: there is no such file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = Path(folder, "log.jsonl")
+        ...     _ = file.write_text('{"loss": 0.5, "id": 3}\\n{"loss": 0.25, "id": 4}\\n')
+        ...     read_log(file).columns["loss"]
+        tensor([0.5000, 0.2500])
+    """
+    path = Path(path)
+    if path.suffix == ".parquet":
+        if not path.exists():
+            raise FileNotFoundError(f"there is no {path}")
+        arrow, parquet = _pyarrow()
+        try:
+            read = parquet.read_table(path).to_pydict()
+        except (arrow.ArrowException, OSError) as error:
+            raise ValueError(
+                f"{path.name} cannot be read as Parquet ({error}); a file that was not closed has no index and is "
+                "lost: log to .jsonl where runs may be killed"
+            ) from error
+        if "loss" not in read:
+            raise ValueError(f'{path.name} has no column "loss", only {sorted(read)}; it is no log of losses')
+        return Log({name: _column(name, values) for name, values in read.items()}, 0)
+    rows, bad = [], []
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            row = _row(line)
+            if row is None:
+                bad.append(number)
+            else:
+                rows.append(row)
+    if not rows:
+        raise ValueError(f'{path.name} has no line that is a JSON object with a "loss"; it is no log, or an empty one')
+    if bad:
+        warnings.warn(
+            f"{path.name}: {len(bad)} of {len(rows) + len(bad)} lines cannot be read and were left out, the first is "
+            f"line {bad[0]}; a run that was killed while writing is the usual cause",
+            stacklevel=2,
+        )
+    names = list({name: None for row in rows for name in row})
+    return Log({name: _column(name, [row.get(name) for row in rows]) for name in names}, len(bad))
+
+
+def _torn(path: Path) -> bool:
+    """Whether the last line lacks its newline."""
+    if not path.exists() or not path.stat().st_size:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, 2)
+        return file.read() != b"\n"
+
+
+def _steps(info: Info, step: int | Tensor) -> Tensor:
+    """The step of each row, on the info's device, without reading it."""
+    if isinstance(step, Tensor):
+        return step.to(info.losses.device).expand(len(info.losses))
+    return torch.full((len(info.losses),), step, device=info.losses.device)
+
+
+def _written(tensor: Tensor, column: list[Any]) -> Iterator[str]:
+    """The JSON of each entry; nine digits are exact for float32."""
+    if tensor.ndim == 1 and tensor.dtype == torch.float32:
+        return ("null" if value is None or value != value else f"{value:.9g}" for value in column)
+    if tensor.ndim == 1 and not tensor.is_floating_point() and tensor.dtype != torch.bool:
+        return map(str, column)
+    return map(json.dumps, column)
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    loss = row.get("loss", "") if isinstance(row, dict) else ""
+    return row if loss is None or (isinstance(loss, int | float) and not isinstance(loss, bool)) else None
+
+
+def _column(name: str, values: list[Any]) -> Any:
+    """A tensor where that is possible: missing numbers are NaN in a column of floats."""
+    if name == "loss":
+        return torch.tensor([math.nan if value is None else value for value in values])
+    kinds = {type(value) for value in values}
+    if kinds in ({int}, {bool}):
+        return torch.tensor(values)
+    if kinds <= {int, float, type(None)} and float in kinds:
+        return torch.tensor([math.nan if value is None else float(value) for value in values])
+    return values
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError:
+        raise ValueError("Parquet needs pyarrow: pip install pyarrow, or log to .jsonl") from None

@@ -1,0 +1,133 @@
+"""Wrappers that change odds, or the losses that a rule sees: a rule in, a rule out.
+
+Those that change probabilities leave the weights alone; put `unbiased` around the whole to weigh by what results.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from puresift import settings
+from puresift.settings import Number
+from puresift.types import Losses, Odds, Rule
+
+
+class MixState(NamedTuple):
+    """The wrapped rules' states."""
+
+    inner: tuple[Any, ...]
+
+
+def mix(*rules: Rule, shares: tuple[Number, ...] | list[Number] | None = None) -> Rule:
+    """Several rules as one, as if a coin chose among them for each row.
+
+        p = sum_r share_r * p_r        weight = sum_r share_r * p_r * weight_r / p
+
+    Each row's expected weight is the mean of what the rules give it, so a mixture of unbiased rules is unbiased.
+
+    Args:
+        rules: two or more.
+        shares: a number > 0 each, relative to their sum; equal without it.
+
+    Returns:
+        A rule.
+
+    Raises:
+        ValueError: fewer than two rules, another number of shares, or one out of range.
+
+    Example:
+        >>> from puresift import rules
+        >>> rule = mix(rules.top(keep=0.5), rules.uniform(keep=0.5), shares=(0.8, 0.2))
+        >>> rule.select(rule.init(), torch.tensor([1.0, 2.0]))[1].probs
+        tensor([0.1000, 0.9000])
+    """
+    if len(rules) < 2:
+        raise ValueError(f"mix needs two rules or more, got {len(rules)}")
+    parts = list(shares) if shares is not None else [1.0] * len(rules)
+    if len(parts) != len(rules):
+        raise ValueError(f"shares must have a number for each of the {len(rules)} rules, got {len(parts)}")
+    for part in parts:
+        settings.positive("each of shares", part)
+    whole = sum(parts)
+
+    def init() -> MixState:
+        return MixState(tuple(rule.init() for rule in rules))
+
+    def select(state: MixState, losses: Losses, **columns: Any) -> tuple[MixState, Odds]:
+        states: list[Any] = []
+        probs = pull = weights = torch.zeros_like(losses, dtype=torch.float64)
+        for rule, inner, part in zip(rules, state.inner, parts, strict=True):
+            after, odds = rule.select(inner, losses, **columns)
+            states.append(after)
+            share = part / whole
+            probs = probs + share * odds.probs.double()
+            pull = pull + share * odds.probs.double() * odds.weights
+            weights = weights + share * odds.weights
+        likely = probs.clamp(max=1)
+        weighed = torch.where(likely > 0, pull / likely, weights)
+        return MixState(tuple(states)), Odds(likely.float(), weighed.float())
+
+    def wants(state: MixState) -> Tensor:
+        each = [rule.wants(inner) for rule, inner in zip(rules, state.inner, strict=True)]
+        device = next((wish.device for wish in each if wish.device.type != "cpu"), each[0].device)
+        return torch.stack([wish.to(device) for wish in each]).any()
+
+    return Rule(init, select, wants)
+
+
+def floor(rule: Rule, least: Number) -> Rule:
+    """No row is ever quite out: p = max(p, least). Weights stay.
+
+    The plan grows by what is added; `hold` brings it back.
+
+    Args:
+        rule: any.
+        least: the smallest probability, in (0, 1].
+
+    Returns:
+        A rule with p > 0, as `unbiased` needs it.
+
+    Raises:
+        ValueError: least is out of range.
+
+    Example:
+        >>> from puresift import rules
+        >>> rule = floor(rules.top(keep=0.5), least=0.1)
+        >>> rule.select(rule.init(), torch.tensor([1.0, 2.0]))[1].probs
+        tensor([0.1000, 1.0000])
+    """
+    settings.fraction("least", least)
+
+    def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
+        state, odds = rule.select(state, losses, **columns)
+        return state, Odds(torch.maximum(odds.probs, torch.ones_like(odds.probs) * least), odds.weights)
+
+    return Rule(rule.init, select, rule.wants)
+
+
+def by_error(rule: Rule) -> Rule:
+    """The rule, shown the chance of being wrong in place of the loss: 1 - exp(-loss), for losses in nats.
+
+    It lies in [0, 1), so that a few rows with a very large loss, outliers and wrong labels among them, do not take the
+    mean for themselves. The losses in the infos stay losses.
+
+    Args:
+        rule: any; for a rule by rank alone nothing changes but rounding.
+
+    Returns:
+        A rule with the same state.
+
+    Example:
+        >>> from puresift import rules
+        >>> rule = by_error(rules.importance(keep=0.5, floor=0.0))
+        >>> rule.select(rule.init(), torch.tensor([0.1, 9.0, 9.5]))[1].probs
+        tensor([0.0681, 0.7159, 0.7159])
+    """
+
+    def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
+        return rule.select(state, -torch.expm1(-losses.float().clamp(min=0)), **columns)
+
+    return Rule(rule.init, select, rule.wants)

@@ -1,0 +1,136 @@
+"""Rules and helpers that keep to a plan: a share of every pool, regardless of the losses."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from puresift import settings
+from puresift.order import SORTED_UP_TO
+from puresift.order import total as exact_sum
+from puresift.settings import Number
+from puresift.trees import unreadable
+from puresift.types import Losses, Odds, Rule
+
+
+class UniformState(NamedTuple):
+    """Nothing to remember."""
+
+
+def uniform(keep: Number) -> Rule:
+    """Every row with the same p = keep: the random baseline that every other rule has to beat.
+
+    Args:
+        keep: the planned fraction, in (0, 1].
+
+    Returns:
+        A rule that never looks at the losses.
+
+    Raises:
+        ValueError: keep is out of range.
+
+    Example:
+        >>> rule = uniform(keep=0.25)
+        >>> rule.select(rule.init(), torch.zeros(2))[1].probs
+        tensor([0.2500, 0.2500])
+    """
+    settings.fraction("keep", keep)
+
+    def select(state: UniformState, losses: Losses, **columns: Any) -> tuple[UniformState, Odds]:
+        ones = torch.ones_like(losses, dtype=torch.float32)
+        return state, Odds(ones * keep, ones)
+
+    return Rule(UniformState, select, never)
+
+
+def hold(rule: Rule, keep: Number) -> Rule:
+    """Hold the plan, regardless of the losses: p = min(1, c * p), the one c with sum(p) = keep * B in every pool.
+
+    Rules that rank among older losses keep less than planned while losses fall; this does not, and it carries nothing
+    from pool to pool. Drawn by `systematic`, the count is the floor or the ceiling of the plan. Rows of p = 0 are kept
+    only where the others cannot fill the plan at p = 1; they then share the rest equally. Pools that the rule
+    passes unscored (`delay`, `interrupt`) are kept whole. Weights are unchanged.
+
+    Args:
+        rule: any.
+        keep: the planned fraction, in (0, 1].
+
+    Returns:
+        A rule.
+
+    Raises:
+        ValueError: keep is out of range.
+
+    Example:
+        >>> from puresift import rules
+        >>> rule = hold(rules.relative(keep=0.5), keep=0.25)
+        >>> rule.select(rule.init(), torch.tensor([1.0, 2.0]))[1].probs
+        tensor([0.1250, 0.3750])
+    """
+    settings.fraction("keep", keep)
+
+    def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
+        after, odds = rule.select(state, losses, **columns)
+        through = ~rule.wants(state).to(losses.device) & (odds.probs == 1).all()
+        probs = torch.where(through, odds.probs, fill(odds.probs, keep * losses.shape[0]))
+        return after, Odds(probs, odds.weights)
+
+    return Rule(rule.init, select, rule.wants)
+
+
+def fill(scores: Tensor, total: Number) -> Tensor:
+    """p = min(1, c * score) with the one c for which sum(p) = total; solved by sorting, not by iterating.
+
+    Where the rows with a score cannot fill the total at p = 1, rows of score 0 share the rest equally.
+
+    Args:
+        scores: Float[B], >= 0.
+        total: the planned count, clipped to [0, B]; a number or Float[].
+
+    Returns:
+        Float32[B] in [0, 1].
+    """
+    scores, size = scores.double(), scores.shape[0]
+    total = (scores.new_zeros(()) + total).clamp(0, size)
+    if size > SORTED_UP_TO and scores.device.type == "cpu" and not unreadable(total > 0):
+        return _fill_large(scores, total)
+    ordered = scores.sort().values
+    sums = ordered.cumsum(0)
+    full = torch.arange(size - 1, -1, -1, device=scores.device)  # rows at p = 1 if row i is the largest below it
+    fits = (total - full) * ordered <= sums
+    # The largest row that fits: its running sum and the rest of the total give c. Row 0 always fits, up to rounding.
+    last = torch.where(fits, torch.arange(size, device=scores.device), 0).amax(0, keepdim=True)
+    rest, mass = (total - full.gather(0, last)).clamp(min=0), sums.gather(0, last)
+    probs = (scores * (rest / mass)).clamp(max=1)
+    probs = torch.where(scores > ordered.gather(0, last), 1.0, probs)
+    scored = (scores > 0).sum()
+    spare = (total - scored).clamp(min=0) / (size - scored)
+    return torch.where(scores > 0, probs, spare).float()
+
+
+def _fill_large(scores: Tensor, planned: Tensor) -> Tensor:
+    """`fill` without a sort: c for the rows below p = 1, again and again until no other row reaches it."""
+    scored = scores > 0
+    free = scored
+    while True:
+        rest = (planned - (scored & ~free).sum()).clamp(min=0)
+        mass = exact_sum(torch.where(free, scores, 0.0))
+        probs = torch.where(free, scores * (rest / mass), 1.0)
+        over = free & (probs > 1)
+        if not bool(over.any()):
+            break
+        free = free & ~over
+    spare = (planned - scored.sum()).clamp(min=0) / (~scored).sum()
+    return torch.where(scored, probs.nan_to_num(1.0), spare).float()
+
+
+def always(state: Any) -> Tensor:
+    """Bool[]: a rule that wants every loss."""
+    return torch.ones((), dtype=torch.bool)
+
+
+def never(state: Any) -> Tensor:
+    """Bool[]: a rule that wants none."""
+    return torch.zeros((), dtype=torch.bool)

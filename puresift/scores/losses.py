@@ -1,0 +1,157 @@
+"""Scores: (params, batch) -> one number per row, from an eval-mode copy of the model that shares no state with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad, vmap
+
+from puresift import settings, trees
+from puresift.scores.model import Twin, per_row, unwrap
+from puresift.types import Batch, Losses, Params, Score, ScoreFn
+
+Loss = Callable[[Any, Batch], Losses]  # loss(model, batch) -> Float[B]: the one thing a user writes
+
+
+class Stateless(NamedTuple):
+    """Nothing to remember."""
+
+
+def batched(model: nn.Module, loss: Loss) -> ScoreFn:
+    """The per-sample loss from one batched forward: the default score.
+
+    It runs an eval-mode copy of the model on the tensors that are passed in: the model stays in train mode, BatchNorm
+    statistics, hooks and the global RNG are unchanged, and no gradient is recorded.
+
+    Args:
+        model: any module; DDP and compile wrappers are removed.
+        loss: `loss(model, batch)`, Float[B], one per row. It may call the model twice, its methods or submodules.
+
+    Returns:
+        `score(params, batch)`, Float[B]; params are all parameters and buffers by name, as `ps.live(model)` gives them.
+
+    Raises:
+        ValueError: the model cannot be copied or computes its weights in hooks; when called, parameters are missing or
+            unknown, or the loss does not give one floating-point number per row.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> score = batched(model, lambda model, x: model(x).square().sum(-1))
+        >>> score(dict(model.named_parameters()), torch.ones(3, 2)).shape
+        torch.Size([3])
+    """
+    twin = Twin(model, loss)
+
+    def score(params: Params, batch: Batch) -> Losses:
+        with torch.no_grad():
+            return per_row(twin.call(params, batch), trees.batch_size(trees.plain(batch)))
+
+    return score
+
+
+def per_sample(model: nn.Module, loss: Loss) -> ScoreFn:
+    """The same loss, vmapped over rows, each a batch of one.
+
+    For losses that cannot be written per row, and the base of per-sample gradients; slower than `batched`, and equal to
+    it if the model treats rows independently. Data-dependent control flow cannot be vmapped: Hugging Face models need
+    their padding mask as a 4-D additive float mask.
+
+    Args:
+        model: any module.
+        loss: `loss(model, batch)` for a batch of one row; a scalar or Float[1].
+
+    Returns:
+        `score(params, batch)`, Float[B].
+
+    Raises:
+        ValueError: as `batched`.
+
+    Example:
+        >>> model = nn.Linear(2, 1)
+        >>> score = per_sample(model, lambda model, x: model(x).square().mean())
+        >>> score(dict(model.named_parameters()), torch.ones(3, 2)).shape
+        torch.Size([3])
+    """
+    twin = Twin(model, loss)
+
+    def score(params: Params, batch: Batch) -> Losses:
+        rows = trees.plain(batch)
+
+        def one(row: Batch) -> Tensor:
+            return _single(twin.call(params, trees.map_leaves(lambda leaf: leaf[None], row)))
+
+        with torch.no_grad():
+            return per_row(vmap(one)(rows), trees.batch_size(rows))
+
+    return score
+
+
+def grad_norm(model: nn.Module, loss: Loss, *, only: Callable[[str], bool] | None = None, chunk: int = 16) -> ScoreFn:
+    """The norm of each row's gradient: ||d loss_i / d params||, over all parameters. Exact, and expensive.
+
+    A reference for cheaper scores: a forward and a backward for each row (about nine times a batched forward), and
+    `chunk` gradients in memory at once. `head_grad_norm` is the closed form for a linear head. Fused attention has
+    no per-row backward: build Hugging Face models with attn_implementation="eager".
+
+    Args:
+        model: any module that `per_sample` takes.
+        loss: `loss(model, batch)` for a batch of one row; a scalar or Float[1].
+        only: `only(name)` says which parameters count; by default those that require a gradient now.
+        chunk: rows per piece, >= 1.
+
+    Returns:
+        `score(params, batch)`, Float[B], in the loss's unit divided by the parameters'.
+
+    Raises:
+        ValueError: no parameter is selected, or chunk is out of range; when called, as `batched`.
+
+    Example:
+        >>> model = nn.Linear(2, 1, bias=False)
+        >>> score = grad_norm(model, lambda model, x: model(x))
+        >>> score(dict(model.named_parameters()), torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+        tensor([5., 1.])
+
+    References:
+        Mansheej Paul, Surya Ganguli, Gintare Karolina Dziugaite, "Deep Learning on a Data Diet: Finding Important
+        Examples Early in Training", 2021.
+    """
+    settings.count("chunk", chunk)
+    parameters = dict(unwrap(model).named_parameters())
+    learnt = [name for name, p in parameters.items() if (only(name) if only else p.requires_grad)]
+    if not learnt:
+        raise ValueError(f"no parameter counts: choose by only= among {sorted(parameters)}, or unfreeze some")
+    twin = Twin(model, loss)
+
+    def score(params: Params, batch: Batch) -> Losses:
+        rows = trees.plain(batch)
+
+        def one(some: Params, row: Batch) -> Tensor:
+            return _single(twin.call({**params, **some}, trees.map_leaves(lambda leaf: leaf[None], row)))
+
+        twin.check(params)
+        with torch.no_grad():
+            gradients = vmap(grad(one), (None, 0), chunk_size=chunk)({name: params[name] for name in learnt}, rows)
+            squares = [gradient.float().flatten(1).square().sum(1) for gradient in gradients.values()]
+            return per_row(torch.stack(squares).sum(0).sqrt(), trees.batch_size(rows))
+
+    return score
+
+
+def lift(score: ScoreFn | Score) -> Score:
+    """A plain score as a `Score` without state."""
+    if isinstance(score, Score):
+        return score
+
+    def apply(state: Stateless, params: Params, batch: Batch) -> tuple[Stateless, Losses]:
+        return state, score(params, batch)
+
+    return Score(Stateless, apply)
+
+
+def _single(loss: Losses) -> Tensor:
+    if loss.numel() != 1:
+        raise ValueError(f"the loss of one row must be one number, got shape {list(loss.shape)}")
+    return loss.reshape(())

@@ -1,0 +1,7 @@
+"""The stream: the loop that reads pools and yields sifted batches; the loader around it, and the governor it uses."""
+
+from puresift.stream.governors import Governor, decisions, governor
+from puresift.stream.loader import SiftingDataLoader
+from puresift.stream.stream import Stream, progress, sift
+
+__all__ = ["Governor", "SiftingDataLoader", "Stream", "decisions", "governor", "progress", "sift"]

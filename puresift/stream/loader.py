@@ -1,0 +1,236 @@
+"""A drop-in DataLoader whose batches are sifted, for any loop or trainer that iterates over batches."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+from torch import Tensor, nn
+
+from puresift import checkpoint, keys, sifters, trees
+from puresift.data.pools import set_epoch
+from puresift.distributed import lockstep
+from puresift.distributed.ranks import rank_key
+from puresift.distributed.saving import stamped, unstamped
+from puresift.stream.governors import Governor
+from puresift.stream.places import PREFIX, Place, wrapped
+from puresift.stream.stream import Stream, sift
+from puresift.stream.weights import Handout
+from puresift.types import Batch, Info, Key, Losses, Params, Rule, Score, ScoreFn, SiftState
+
+_SETTINGS = [  # those of `ps.sifter`, except the batch size
+    name
+    for name, parameter in inspect.signature(sifters.sifter).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "batch_size"
+]
+
+
+class SiftingDataLoader(Iterable[Any]):
+    """A loader whose batches are sifted, for loops and trainers that take a loader.
+
+    One `iter()` is one pass over the wrapped loader, whose epoch is set to `epoch` where it has a `set_epoch`. The
+    sifter's state persists: rows that did not fill a batch wait for the next pass. The number of batches in a pass is
+    not known ahead, so there is no length: let a trainer count steps, and the schedule follow `ps.progress`.
+
+    Scores are those of the newest parameters, so wrap last: outside of any prefetching.
+
+    Args:
+        loader: an iterable of batches that can be iterated again, such as a DataLoader.
+        score: as in `ps.sifter`.
+        rule: as in `ps.sifter`.
+        params: `ps.live(model)`, a zero-argument callable, or a mapping; as in `ps.sift`.
+        batch_size: rows in a batch; by default as many as the loader's own batches have.
+        key: Int64[2]; by default `ps.key(0)`. With several ranks, each folds in its rank.
+        weights: how the weights, Float[batch_size], reach the loss: None leaves them in the attribute `weights`, a
+            name puts them into dict batches, True yields (batch, weights).
+        governor: as in `ps.sift`; it measures again in each pass.
+        in_step: whether a pass ends on all ranks together, when the shortest has no batch left; for DDP.
+        settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite.
+
+    Attributes: `loader`, `batch_size`, `epoch` (of the current or the next pass), `state` (the newest), `info` (that
+    of the batch last yielded; after a pass, of the pools read since) and `weights` (of the batch last yielded).
+
+    Raises:
+        ValueError: here, or at the first batch, for an invalid setting or batch; while iterating, when weights are not
+            all 1 and were not read.
+        TypeError: there is no such setting.
+
+    Example:
+        >>> import torch
+        >>> import puresift as ps
+        >>> pools = torch.arange(8.0).split(4)
+        >>> loader = SiftingDataLoader(pools, lambda params, batch: batch, ps.top(keep=0.5), params={}, batch_size=2)
+        >>> [batch.tolist() for batch in loader]
+        [[2.0, 3.0], [6.0, 7.0]]
+    """
+
+    info: Info | None = None
+
+    def __init__(
+        self,
+        loader: Iterable[Batch],
+        score: ScoreFn | Score | None,
+        rule: Rule,
+        *,
+        params: Params | Callable[[], Params],
+        batch_size: int | None = None,
+        key: Key | None = None,
+        weights: str | bool | None = None,
+        governor: Governor | None = None,
+        in_step: bool = False,
+        **settings: Any,
+    ):
+        _check(loader, params, settings)
+        self.batch_size = _batch_size(loader) if batch_size is None else batch_size
+        self._params, self._governor = params, governor
+        self._key = rank_key(keys.key(0) if key is None else key)
+        self._in_step = in_step
+        self._handout = Handout(weights)
+        self._build = lambda size: sifters.sifter(score, rule, batch_size=size, **settings)
+        self._sifter = self._build(
+            1 if self.batch_size is None else self.batch_size
+        )  # settings are checked now, even if the size comes later
+        self._state: SiftState | None = None
+        self._stream: Stream | None = None
+        self._place = Place(loader)
+        self._open = False  # whether a pass has started
+        self._began = 0  # pools read before this pass
+
+    def __iter__(self) -> Iterator[Any]:
+        return lockstep.in_step(self._pass()) if self._in_step else self._pass()
+
+    @property
+    def loader(self) -> Any:
+        """The wrapped loader."""
+        return self._place.loader
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of the current or the next pass."""
+        return self._place.epoch
+
+    @property
+    def state(self) -> SiftState:
+        """The newest state."""
+        return self._ready() if self._stream is None else self._stream.state
+
+    @property
+    def weights(self) -> Tensor:
+        """The weights of the batch last yielded, Float[batch_size]."""
+        return self._handout.look()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Start the next pass at `epoch`; a saved place in another epoch is dropped."""
+        if self._open or epoch != self.epoch:
+            self._leave(epoch)
+        set_epoch(self.loader, epoch)
+
+    def observe(self, losses: Losses, batch: Batch = None) -> None:
+        """Feed training losses, Float[B], to a stateful score: those of the batch last yielded, or of `batch`."""
+        if self._stream is None:
+            raise ValueError("observe takes the losses of the batch last yielded, but none was yielded yet")
+        self._stream.observe(losses, batch)
+
+    def flush(self) -> list[Any]:
+        """All rows that are left, as batches of at most `batch_size`; a pass that has started ends with it.
+
+        Raises:
+            ValueError: weights are not all 1, and this loader does not yield them.
+        """
+        state, left = self._sifter.flush(self.state)
+        batches = self._handout.rest(left)
+        self._leave(self.epoch + self._open)
+        self._state, self._stream = state, None
+        return batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """The newest state and the place in this pass, as a flat dict; `torch.load` reads it with weights_only=True.
+
+        The position of a wrapped loader with `state_dict` and `load_state_dict` is saved too; with others the pools are
+        counted, and skipped on resume in the same order, shuffled or not.
+        """
+        read = int(self.state.step) - self._began if self._open else None
+        return stamped({**checkpoint.state_dict(self.state), **self._place.state_dict(read)})
+
+    def load_state_dict(self, flat: Mapping[str, Any]) -> None:
+        """Resume with the next `iter()` where `flat` was taken, bit for bit.
+
+        Dropout and the shuffles of later passes depend on the global generator states, which the caller must restore.
+
+        Raises:
+            ValueError: it is not such a state, or from a loader with another rule, score, size, rank or world size.
+        """
+        flat = unstamped(flat)
+        self._place.check(flat)
+        sifting = {name: value for name, value in flat.items() if not name.startswith(PREFIX)}
+        state = checkpoint.load_state_dict(self._ready(), sifting)
+        self._open = False
+        self._place.load_state_dict(flat)
+        self._state, self._stream = state, None
+
+    def _pass(self) -> Iterator[Any]:
+        if self._open:  # an unfinished pass is over
+            self._leave(self.epoch + 1)
+        skip, pools = self._place.skip, self._place.pools()
+        if self._state is None:
+            first = next(pools, None)
+            if first is None:
+                raise ValueError("the loader is empty: it gave no batch")
+            self._state, pools = self._init(first), chain([first], pools)
+        state = self.state
+        self._began = int(state.step) - skip
+        ahead = not self._place.stateful
+        stream = sift(self._sifter, state, self._params, pools, skip=0, governor=self._governor, ahead=ahead)
+        self._stream, self._open = stream, True
+        for sifted in stream:
+            if len(sifted.info.losses):  # a pool was read since, so all work queued before it is done
+                self._handout.settle()
+            self.info = sifted.info
+            yield self._handout.give(sifted.batch, sifted.weights)
+            if self._stream is not stream:
+                raise RuntimeError(
+                    "a newer pass has begun, a state was loaded or the rows were flushed, so this pass is over; "
+                    "one SiftingDataLoader serves one loop at a time"
+                )
+            self._handout.trained()
+        self.info = stream.info
+        if int(stream.state.step) == self._began:
+            raise ValueError("the loader gave no batch in this pass; pass an iterable that can be iterated again")
+        self._leave(self.epoch + 1)
+
+    def _leave(self, epoch: int) -> None:
+        self._open = False
+        self._place.leave(epoch)
+
+    def _ready(self) -> SiftState:
+        """The state; before the first pass, initialised from the first batch."""
+        if self._state is None:
+            self._state = self._init(self._place.peek())
+        return self._state
+
+    def _init(self, first: Batch) -> SiftState:
+        if self.batch_size is None:
+            self.batch_size = trees.batch_size(trees.plain(first))
+            self._sifter = self._build(self.batch_size)
+        return self._sifter.init(self._key, first)
+
+
+def _check(loader: Any, params: Any, settings: Mapping[str, Any]) -> None:
+    if isinstance(loader, SiftingDataLoader) or isinstance(wrapped(loader), SiftingDataLoader):
+        raise ValueError("this loader is sifted already; wrap the loader inside of it, once")
+    if isinstance(loader, Iterator) or not isinstance(loader, Iterable):
+        kind = "a one-shot iterator" if isinstance(loader, Iterator) else f"a {type(loader).__name__}"
+        raise ValueError(f"the loader is {kind}; pass an iterable that can be iterated again, such as a DataLoader")
+    if isinstance(params, nn.Module):
+        raise ValueError("params is a model; pass params=ps.live(model), which reads its parameters at each use")
+    if not callable(params) and not isinstance(params, Mapping):
+        raise ValueError(f"params is a {type(params).__name__}; pass ps.live(model), a callable or a mapping")
+    if unknown := sorted(settings.keys() - set(_SETTINGS)):
+        raise TypeError(f"there is no setting {', '.join(unknown)}; those of the sifter are {', '.join(_SETTINGS)}")
+
+
+def _batch_size(loader: Any) -> int | None:
+    size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+    return size if isinstance(size, int) else None

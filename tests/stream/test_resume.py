@@ -1,0 +1,148 @@
+"""Law 7: resuming at every step equals the uninterrupted stream, infos included."""
+
+import io
+
+import pytest
+import torch
+
+import puresift as ps
+from puresift.buffers import chunks
+from tests import laws
+from tests.laws import COLUMNS, DRAWS, MEMBERS
+from tests.strategies import cross_entropy, data, loader, net
+
+
+def saved(template, state):
+    """A state, by way of bytes."""
+    file = io.BytesIO()
+    torch.save(ps.state_dict(state), file)
+    file.seek(0)
+    return ps.load_state_dict(template, torch.load(file, weights_only=True))
+
+
+def resumes_at_every_step(sifter, pools, n, model):
+    """Run once; then, from each yielded state, run to the end again and compare."""
+    template = sifter.init(ps.key(0), ps.peek(pools))
+    stream = ps.sift(sifter, template, ps.live(model), ps.epochs(pools, n))
+    whole = list(stream)
+    assert len(whole) > 3
+    for place, sifted in enumerate(whole):
+        again = ps.sift(sifter, saved(template, sifted.state), ps.live(model), ps.epochs(pools, n))
+        rest = list(again)
+        assert len(rest) == len(whole) - place - 1
+        for one, other in zip(whole[place + 1 :], rest, strict=True):
+            assert laws.equal(one, other)
+        assert laws.equal(stream.state, again.state)
+    return whole
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+@pytest.mark.parametrize("member", MEMBERS)
+def test_every_member_resumes_at_every_step(member, draw):
+    model = net()
+    sifter = ps.sifter(
+        ps.batched(model, cross_entropy),
+        MEMBERS[member]().rule,
+        batch_size=8,
+        draw=DRAWS[draw],
+        columns=COLUMNS,
+    )
+    resumes_at_every_step(sifter, loader(rows=72, batch_size=16), 2, model)
+
+
+def test_small_batches_leave_full_ones_behind_in_the_state():
+    model = net()
+    sifter = ps.sifter(ps.batched(model, cross_entropy), ps.uniform(keep=0.9), batch_size=3)
+    whole = resumes_at_every_step(sifter, loader(rows=48, batch_size=16), 2, model)
+    assert any(bool(ps.full(sifted.state.buffer)) for sifted in whole)
+
+
+def test_open_windows_resume():
+    class Ragged(torch.utils.data.Dataset):
+        def __len__(self):
+            return 60
+
+        def __getitem__(self, row):
+            return torch.full((9,), row), (torch.arange(9) <= row * 7 % 9).long()
+
+    sampler = torch.utils.data.DistributedSampler(Ragged(), num_replicas=1, rank=0)
+    pools = torch.utils.data.DataLoader(Ragged(), 10, sampler=sampler)
+    pads = {"0": ps.Pad(0, 9), "1": ps.Pad(0, 9)}
+    sifter = ps.sifter(
+        lambda params, batch: batch[0][:, 0] * 1.0,
+        ps.relative(keep=0.7),
+        batch_size=4,
+        pad=pads,
+        bucket=lambda batch: batch[1].sum(1),
+        window=3,
+    )
+    whole = resumes_at_every_step(sifter, pools, 3, net())
+    assert len({sifted.batch[0].shape for sifted in whole}) > 1
+
+
+def test_a_sized_loader_finds_its_place_in_later_epochs_by_itself():
+    model, pools = net(), loader(rows=80, batch_size=16)
+    sifter = ps.sifter(ps.batched(model, cross_entropy), ps.relative(keep=0.5), batch_size=8)
+    template = sifter.init(ps.key(0), ps.peek(pools))
+    state = template
+    for epoch in range(2):
+        pools.sampler.set_epoch(epoch)
+        stream = ps.sift(sifter, state, ps.live(model), pools)
+        whole = list(stream)
+        state = stream.state
+    again = list(ps.sift(sifter, saved(template, whole[0].state), ps.live(model), pools))
+    assert laws.equal(whole[1:], again)
+
+
+def with_ids():
+    dataset = ps.with_ids(data(72))
+    sampler = torch.utils.data.DistributedSampler(dataset, num_replicas=1, rank=0, seed=1)
+    return torch.utils.data.DataLoader(dataset, 16, sampler=sampler, collate_fn=dataset.collate)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("outer", ["remembered", "change", "rank_mix"])
+def test_a_score_that_remembers_resumes_at_every_step_with_what_it_was_fed(outer, every):
+    """The state to save is `stream.state`, after observe: the yielded one does not know the batch's losses yet."""
+    model, pools = net(), with_ids()
+    score = ps.remembered(ps.batched(model, cross_entropy), 72, every=every, id=laws.last)
+    if outer == "change":
+        score = ps.change(score, 72, id=laws.last)
+    if outer == "rank_mix":
+        score = ps.rank_mix(score, ps.el2n(model, laws.outputs))
+    sifter = ps.sifter(score, ps.relative(keep=0.5), batch_size=8, columns={"id": laws.last})
+    template = sifter.init(ps.key(0), ps.peek(pools))
+
+    def run(state):
+        stream = ps.sift(sifter, state, ps.live(model), ps.epochs(pools, 4))
+        for sifted in stream:
+            stream.observe(sifted.batch[0].square().mean(1))  # stands for a training loss
+            yield sifted, stream.state
+
+    whole = list(run(template))
+    assert len(whole) > 8
+    for place, (_, state) in enumerate(whole):
+        assert laws.equal(list(run(saved(template, state))), whole[place + 1 :])
+
+
+@pytest.mark.parametrize("length", [None, 2], ids=["by arrival", "by length"])
+def test_a_buffer_in_chunks_gives_the_same_and_resumes(monkeypatch, length):
+    """Large rows lie in chunks; here every row does."""
+    model, pools = net(norm=False), list(loader())
+    bucket = {"bucket": lambda batch: batch[1], "window": length} if length else {}
+
+    def build():
+        return ps.sifter(ps.batched(model, cross_entropy), ps.relative(keep=0.5), batch_size=5, **bucket)
+
+    def run(start):
+        return [
+            (batch, weights, chunks.whole(state), info)
+            for batch, weights, state, info in ps.sift(build(), start, ps.live(model), pools)
+        ]
+
+    whole = run(build().init(ps.key(1), pools[0]))
+    monkeypatch.setattr(chunks, "SIZE", 1)
+    start = build().init(ps.key(1), pools[0])
+    assert isinstance(start.buffer.rows[0], chunks.Chunked)
+    assert laws.equal(run(start), whole)
+    resumes_at_every_step(build(), pools, 2, model)
