@@ -1,7 +1,7 @@
 """A BERT that judges sentences: built from scratch, from the minilm package, or from any pretrained name.
 
-Three things a training loop needs: `build` makes the model with its tokenizer, `loss` gives one number a sentence,
-`evaluate` the accuracy. Nothing here touches the global random state: a model is a function of its name and seed.
+Three things a training loop needs: `build` makes the model with its tokenizer, `loss` gives one number per sentence,
+`evaluate` the accuracy. Nothing here changes the global generator state: a model is a function of its name and seed.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def build(name: str, sentences: list[str], *, seed: int, max_length: int) -> Ber
 
     Args:
         name: `small` (from scratch, 2 layers of 128), `minilm` (pretrained, 6 layers of 384, needs the minilm extra),
-            or whatever `AutoModelForSequenceClassification` can load: a folder or a hub name.
+            or anything `AutoModelForSequenceClassification` can load: a folder or a hub name.
         sentences: the training text; `small` learns its vocabulary from it, the others ignore it.
         seed: of the initial weights.
         max_length: longest sentence in tokens, [CLS] and [SEP] included.
@@ -104,7 +104,7 @@ def wordpiece(sentences: list[str]) -> Tokenizer:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     # The trainer numbers the one-letter pieces in hash order, which differs from run to run. Listed first, they are
-    # numbered by us; a second tokenizer then takes the vocabulary over, because what is listed first counts as special.
+    # numbered by us; a second tokenizer then reuses the vocabulary, because listed letters count as special tokens.
     letters = sorted({c for text in sentences for c in tokenizer.normalizer.normalize_str(text) if not c.isspace()})
     listed = SPECIAL + letters + ["##" + c for c in letters]
     tokenizer.train_from_iterator(
@@ -118,7 +118,7 @@ def wordpiece(sentences: list[str]) -> Tokenizer:
 
 
 def pretrained(name: str, source: str, *, seed: int, max_length: int) -> Bert:
-    """Load model and tokenizer from a folder (then never online) or by hub name; a missing head is drawn afresh."""
+    """Load model and tokenizer from a folder (then never online) or by hub name; a missing head is initialised."""
     offline: dict[str, Any] = {"local_files_only": Path(source).is_dir()}
     try:
         with quiet(), seeded(seed):
@@ -164,7 +164,7 @@ def minilm() -> Path:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Initial weights from `seed`, the global state put back; only the CPU's, where models are made."""
+    """Initial weights from `seed`, with the global generator state restored; CPU only, where models are made."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield

@@ -1,7 +1,7 @@
 """Film reviews to sift: read from a TSV file or a folder of them, from the hub, or generated on the spot.
 
 A corpus is two lists of (sentence, label) rows, label 1 for praise. Files are read strictly: a row that cannot be
-trained on is an error that names its line, because a row skipped in silence would be a sift nobody asked for.
+trained on is an error that names its line, because a row skipped silently would be unintended sifting.
 """
 
 import importlib
@@ -29,7 +29,7 @@ def load(source: str | None, *, seed: int = 0) -> Corpus:
             `validation.tsv`, `valid.tsv`, `test.tsv` (joined as the test rows); or a hub name such as `sst2`.
 
     Raises:
-        ValueError: with the file, the line and the cure.
+        ValueError: with the file, the line and the fix.
     """
     if source is None:
         return embedded(seed)
@@ -130,7 +130,7 @@ def hub(name: str, seed: int) -> Corpus:
 
 
 class Sentences(Dataset[dict[str, Any]]):
-    """Tokenised rows; `id` is a row's place in the list, which remembering scores and reports go by."""
+    """Tokenised rows; `id` is a row's place in the list, which stateful scores and reports use."""
 
     def __init__(self, rows: list[Row], tokenize: Callable[[list[str]], list[list[int]]], *, pad_id: int = 0) -> None:
         self.tokens = tokenize([sentence for sentence, _ in rows])  # the tokenizer truncates
@@ -161,8 +161,8 @@ def loader(
 ) -> DataLoader[dict[str, Any]]:
     """A DataLoader whose order is a function of (seed, epoch): call `loader.sampler.set_epoch(epoch)` before each pass.
 
-    The default sampler would draw its order from the global state, and a run resumed, or one that scores more than
-    another, would see other batches.
+    The default sampler would draw its order from the global generator state, so a resumed run, or one that scores more
+    than another, would see other batches.
     """
     return DataLoader(
         dataset,
@@ -175,7 +175,7 @@ def loader(
 
 
 def eval_batches(dataset: Sentences, batch_size: int) -> Iterator[dict[str, Tensor]]:
-    """Every row once, shortest first: next to no padding. Read it once, or make a list of it."""
+    """Every row once, shortest first, so almost no padding. A generator: read it once, or make a list of it."""
     order = sorted(range(len(dataset)), key=lambda i: len(dataset.tokens[i]))
     for start in range(0, len(order), batch_size):
         yield collate([dataset[i] for i in order[start : start + batch_size]], pad_id=dataset.pad_id)

@@ -1,4 +1,4 @@
-"""The command line of models.train: what can be asked for, and every refusal in one line, before any training."""
+"""The command line of models.train: its options, and every error in one line, before any training."""
 
 import argparse
 import json
@@ -13,10 +13,10 @@ import torch
 
 import puresift as ps
 
-RATES = {"small": 5e-4, "minilm": 5e-5}  # from scratch; pretrained weights want less
+RATES = {"small": 5e-4, "minilm": 5e-5}  # from scratch; pretrained weights need less
 PRETRAINED_RATE = 3e-5
 KEEP = 0.5
-# What an arm without scores, or without a history, would silently ignore.
+# Options that each rule would silently ignore.
 IDLE = {
     "none": ("keep", "beta", "history", "delay", "score_dtype"),
     "uniform": ("history", "delay", "score_dtype"),
@@ -28,7 +28,7 @@ IDLE = {
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that decides a run, resolved: no None but for `data` and `limit`, no "auto" but for `score_dtype`."""
+    """All settings of a run, resolved: no None except in `data` and `limit`, no "auto" except in `score_dtype`."""
 
     data: str | None = None
     model: str = "small"
@@ -90,7 +90,7 @@ def parser() -> Parser:
     add("--compare", action=argparse.BooleanOptionalAction,
         help="train four arms and print one table (default: when no --data, --sift or --resume is given)")  # fmt: skip
     add("--out", metavar="FOLDER", help="the run folder (default: runs/ and the time)")
-    add("--resume", action="store_true", help="go on with the run in --out, with the same bits unless --sift is auto")
+    add("--resume", action="store_true", help="resume the run in --out, bit for bit unless --sift is auto")
     return p
 
 
@@ -104,14 +104,14 @@ def whole(least: int) -> Any:
 
 
 def parse(argv: list[str] | None) -> tuple[Options, Path, bool]:
-    """The options, the run folder and whether to resume; ValueError says in words what does not go."""
+    """The options, the run folder and whether to resume; raises ValueError for invalid options."""
     given = vars(parser().parse_args(argv))
     out, resume = given.pop("out", None), given.pop("resume", False)
     sifts = "sift" in given
     given = resolve(given)
     if resume:
         if out is None:
-            raise ValueError("--resume needs --out, the folder of the run to go on with")
+            raise ValueError("--resume needs --out, the folder of the run to resume")
         return agreed(Path(out), given), Path(out), True
     compare = given.setdefault("compare", not sifts and given.get("data") is None)
     given.setdefault("lr", RATES.get(given.get("model", "small"), PRETRAINED_RATE))
@@ -133,7 +133,7 @@ def parse(argv: list[str] | None) -> tuple[Options, Path, bool]:
 
 
 def resolve(given: dict[str, Any]) -> dict[str, Any]:
-    """The given options, checked one by one, in the form in which a run folder keeps them."""
+    """The given options, checked one by one, in the form that a run folder stores."""
     given = dict(given)
     sift = given.get("sift", "relative")
     for name in IDLE[sift]:
@@ -169,14 +169,14 @@ def device(name: str) -> str:
 
 
 def agreed(folder: Path, given: dict[str, Any]) -> Options:
-    """The options of the run in `folder`, if what was given along with --resume says nothing else."""
+    """The options of the run in `folder`, if the options given with --resume agree with them."""
     if not (folder / "config.json").is_file() or not [*folder.glob("*/checkpoint.pt")]:
         raise ValueError(f"--resume: no checkpoint in {folder}: check --out, or start the run without --resume")
     config = json.loads((folder / "config.json").read_text())
     try:
         options = Options(**{f.name: config[f.name] for f in fields(Options)})
     except KeyError as error:
-        raise ValueError(f"{folder}/config.json has no entry {error}: another version wrote it; start afresh") from None
+        raise ValueError(f"{folder}/config.json has no entry {error}: another version wrote it; start again") from None
     for name, value in given.items():
         ours = asdict(options)[name]
         if value != ours:
@@ -188,7 +188,7 @@ def agreed(folder: Path, given: dict[str, Any]) -> Options:
 
 
 def writable(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written to, without making it yet."""
+    """Raise if a folder cannot be created or written to, without creating it yet."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent

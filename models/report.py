@@ -1,4 +1,4 @@
-"""What a run tells at its end: the table, the remarks under it, and where it was made."""
+"""The output at the end of a run: the table, the remarks under it, and the hardware and versions."""
 
 import os
 import platform

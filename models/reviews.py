@@ -1,7 +1,7 @@
 """Synthetic film reviews, generated from templates, so that there is something to sift without a download.
 
-A template is filled slot by slot: [film] takes any word of that list, [+adj] an adjective of the verdict's own side,
-[-adj] one of the other side, and [+claim] or [-claim] another template, so verdicts nest.
+A template is filled slot by slot: [film] takes any word of that list, [+adj] an adjective that agrees with the verdict,
+[-adj] one of the opposite, and [+claim] or [-claim] another template, so verdicts nest.
 """
 
 import random
@@ -22,8 +22,8 @@ class Corpus(NamedTuple):
 def embedded(seed: int = 0, *, n_train: int = 12_000, n_test: int = 2_000, noise: float = 0.05) -> Corpus:
     """Synthetic film reviews, filled in from templates: no real film, critic or data set is in them.
 
-    Most rows are easy and many repeat; a tail is hard, by rare words, negation and nested contrast. A share `noise` of
-    the train labels is wrong, as in life, and no test label is. No test sentence occurs in train, whatever the seeds.
+    Most rows are easy and many repeat; a tail is hard: rare words, negation and nested contrast. A share `noise` of
+    the train labels is wrong, and no test label is. No test sentence occurs in train, for any seeds.
     """
     rng = random.Random(seed)
     train: list[Row] = []
@@ -31,7 +31,7 @@ def embedded(seed: int = 0, *, n_train: int = 12_000, n_test: int = 2_000, noise
     while len(train) < n_train or len(test) < n_test:
         good, wrong = rng.random() < 0.5, rng.random() < noise
         sentence = review(rng, good)
-        # The sentence alone decides its side, so that a repeated one can never be on both.
+        # The sentence alone decides train or test, so that a repeated one can never be in both.
         if zlib.crc32(sentence.encode()) % 6:
             train.append((sentence, int(good != wrong)))
         else:
@@ -40,7 +40,7 @@ def embedded(seed: int = 0, *, n_train: int = 12_000, n_test: int = 2_000, noise
 
 
 def review(rng: random.Random, good: bool) -> str:
-    rare = 0.75 if rng.random() < RARE else 0.02  # some critics own a thesaurus
+    rare = 0.75 if rng.random() < RARE else 0.02  # some critics use many rare words
 
     def fill(template: str, good: bool, depth: int) -> str:
         return re.sub(
@@ -64,7 +64,7 @@ def review(rng: random.Random, good: bool) -> str:
 
 
 def early(rng: random.Random, words: list[str]) -> str:
-    """The front of a list more often than its end: templates begin with the plain ones, and the last words are rare."""
+    """A word, mostly from the front of the list: templates begin with the plain ones, and the last words are rare."""
     return words[int(len(words) * rng.random() ** 2)]
 
 
@@ -77,7 +77,7 @@ def words(text: str) -> list[str]:
 
 
 RARE = 0.2  # the share of reviews that mostly use words of TAIL
-# Where there are two, the first is blame and the second praise.
+# Of two lists, the first is blame and the second praise.
 IDIOMS = (
     phrases("""skip it|I want my evening back|the exit was the highlight|wait for the trailer and skip that too|two
 hours I will not get back|the popcorn gave the better performance|nobody involved was paying attention|bring a book|my

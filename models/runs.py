@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -18,11 +18,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import puresift as ps
+from models.options import Options
+
+LINES = 100  # of metrics.jsonl, about
 
 
 @dataclass
 class Tally:
-    """What an arm counts. All of it goes into the checkpoint, so that a resumed arm counts on."""
+    """What an arm counts. All of it goes into the checkpoint, so that a resumed arm continues the counts."""
 
     pool: int = 0  # candidates read, in pools
     step: int = 0  # optimizer steps
@@ -40,17 +43,23 @@ class Tally:
 
     @property
     def phi(self) -> float | None:
-        """Time to score a sample over time to train on one; None before both were done."""
+        """Time to score a sample over time to train on one; None before both were measured."""
         if not self.scored or not self.trained:
             return None
         return (self.score_seconds / self.scored) / (self.train_seconds / self.trained)
 
-    def saw(self, losses: Tensor, mask: Tensor) -> None:
-        losses, mask = losses.detach().float().cpu(), mask.cpu()
-        self.losses, self.mask = torch.cat([self.losses, losses]), torch.cat([self.mask, mask])
+    def trains(self, pool: int, rows: int, loss: float, info: ps.Info | None) -> int:
+        """Count a step on `rows` of the first `pool` pools; returns the pools counted before."""
+        before, self.pool = self.pool, pool
+        self.step, self.trained = self.step + 1, self.trained + rows
+        self.loss, self.steps = self.loss + loss, self.steps + 1
+        if info is not None:
+            self.losses = torch.cat([self.losses, info.losses.detach().float().cpu()])
+            self.mask = torch.cat([self.mask, info.mask.cpu()])
+        return before
 
     def line(self, rate: float) -> dict[str, Any]:
-        """A line of metrics.jsonl, and a fresh start for the next one."""
+        """A line of metrics.jsonl; resets the sums for the next one."""
         real = self.losses.isfinite()
         kept = self.losses[real & self.mask]
         line = {
@@ -70,7 +79,7 @@ class Tally:
 
 
 class Metrics:
-    """metrics.jsonl, cut at the length that the checkpoint knows: lines written after it are written again."""
+    """metrics.jsonl, truncated to the length in the checkpoint: lines written after it are written again."""
 
     def __init__(self, path: Path, size: int):
         self.path = path
@@ -82,14 +91,14 @@ class Metrics:
             file.write((json.dumps(line) + "\n").encode())
 
     def size(self) -> int:
-        """Bytes, all of them on the disk."""
+        """Its size in bytes, after flushing to disk."""
         with open(self.path, "ab") as file:
             os.fsync(file.fileno())
             return file.tell()
 
 
 def replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Write a file so that under its name there is always a whole one."""
+    """Replace a file atomically, so that it is complete at any time."""
     beside = path.with_name(f".{path.name}.new")
     with open(beside, "wb") as file:
         write(file)
@@ -108,7 +117,7 @@ def read_json(path: Path) -> Any:
 
 
 def plain(content: Any) -> Any:
-    """NaN as null, which JSON knows."""
+    """NaN as null, because JSON has no NaN."""
     if isinstance(content, Mapping):
         return {key: plain(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -116,37 +125,73 @@ def plain(content: Any) -> Any:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def save(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    sift: dict[str, Tensor] | None,
-    tally: Tally,
-    metrics: Metrics,
-    recorder: ps.Recorder,
-    score_dtype: str | None,
-) -> None:
-    """All that the next step needs, as tensors and plain numbers."""
-    content = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "sift": sift,
-        "tally": vars(tally),
-        "rng": rng(),
-        "metrics_bytes": metrics.size(),
-        "recorder": recorder.state_dict(),
-        "score_dtype": score_dtype,
-    }
-    replace(path, lambda file: torch.save(content, file))
+class Log:
+    """An arm's files: metrics, record and checkpoint. What was written after the last checkpoint is written again."""
+
+    def __init__(self, folder: Path, options: Options, budget: int, sentence: Callable[[int], str]):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.saved = saved = load(folder / "checkpoint.pt")
+        self.tally = Tally(**saved["tally"]) if saved else Tally()
+        self.every = max(budget / LINES, 1)  # pools between two lines
+        self._path = folder / "checkpoint.pt"
+        self._metrics = Metrics(folder / "metrics.jsonl", saved["metrics_bytes"] if saved else 0)
+        if not saved:
+            (folder / ps.Recorder.FILE).unlink(missing_ok=True)
+        self._recorder = ps.Recorder(
+            folder,
+            name=folder.name,
+            sample=sentence,
+            classes=("blame", "praise"),
+            facts=asdict(options),
+            every=int(self.every),
+            state=saved["recorder"] if saved else None,
+        )
+        self._progress = Progress(folder.name, budget, self.tally.pool)
+
+    def record(self, info: ps.Info | None) -> None:
+        """What was seen and kept since the last batch."""
+        tally = self.tally
+        self._progress.update(tally, info.mask.float().mean().item() if info is not None and len(info.mask) else None)
+        if info is not None:
+            self._recorder.write(info, tally.pool, seconds=tally.seconds, phi=tally.phi)
+
+    def write(self, optimizer: torch.optim.Optimizer, accuracy: float | None) -> None:
+        """A line of metrics, and of an evaluation where there was one."""
+        line = self.tally.line(optimizer.param_groups[0]["lr"]) | {"accuracy": accuracy}
+        self._metrics.write(line)
+        if accuracy is not None:
+            self._recorder.evaluate(self.tally.pool, seconds=self.tally.seconds, accuracy=accuracy)
+            self._progress.say(line)
+
+    def save(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, score_dtype: str | None, state: ps.SiftState | None
+    ) -> None:
+        """All that the next step needs, as tensors and plain numbers."""
+        content = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "sift": None if state is None else ps.state_dict(state),
+            "tally": vars(self.tally),
+            "rng": rng(),
+            "metrics_bytes": self._metrics.size(),
+            "recorder": self._recorder.state_dict(),
+            "score_dtype": score_dtype,
+        }
+        replace(self._path, lambda file: torch.save(content, file))
+
+    def close(self) -> None:
+        """Write what is held."""
+        self._progress.close()
+        self._recorder.close()
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """What `save` wrote, on the CPU; None where nothing was."""
+    """What `save` wrote, on the CPU; None if there is no file."""
     return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
 
 def rng() -> dict[str, Any]:
-    """The global generators, which dropout draws from."""
+    """The global generator states, which dropout draws from."""
     return {
         "cpu": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
@@ -160,14 +205,14 @@ def set_rng(states: Mapping[str, Any]) -> None:
 
 
 class Stop:
-    """The signal that asked to stop, 0 while none did."""
+    """The signal that asked to stop; 0 if none did."""
 
     signal = 0
 
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Let SIGINT and SIGTERM finish the step; a second one ends at once."""
+    """Let SIGINT and SIGTERM finish the step; a second one exits at once."""
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -187,7 +232,7 @@ def stopping() -> Iterator[Stop]:
 
 
 class Progress:
-    """A bar where someone watches; elsewhere a line now and then."""
+    """A progress bar on a terminal; elsewhere a line from time to time."""
 
     def __init__(self, name: str, total: int, done: int):
         self.name, self.total = name, total

@@ -11,7 +11,8 @@ from torch import nn
 import puresift as ps
 from bench import measure
 from bench.quality import __main__ as command
-from bench.quality import arms, nets, report, tasks, training, verdicts, work
+from bench.quality import arms, feeds, nets, report, tasks, training, verdicts, work
+from bench.quality import budget as budgets
 from bench.quality.arms import ARMS
 
 ROWS, SIZE, EPOCHS = 256, 8, 3
@@ -74,7 +75,7 @@ def go(home, *more):
 
 def once(name, budget=0.3 * UNITS, seed=0, task=TINY, **more):
     data = load(work.HOME)
-    return training.run(ARMS[name], task, data, budget, seed=seed, costs=training.Costs(**COSTS), lr=0.05, **more)
+    return training.run(ARMS[name], task, data, budget, seed=seed, costs=budgets.Costs(**COSTS), lr=0.05, **more)
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -115,7 +116,7 @@ def test_a_charged_reference_may_leave_less_than_the_others_but_never_overruns()
 @pytest.mark.parametrize("name", [*SIFTED, "full", "rs2", "infobatch"])
 def test_what_is_charged_is_what_was_done(name):
     made = once(name)
-    phi = COSTS["score"][training.source(ARMS[name])]
+    phi = COSTS["score"][feeds.source(ARMS[name])]
     parts = made.ledger.parts
     assert parts["train"] == pytest.approx(made.fitted.rows / SIZE)
     assert parts["score"] == pytest.approx(phi * made.counts["scored"] / SIZE)
@@ -136,7 +137,7 @@ def test_rows_that_are_picked_are_charged_by_their_length(name, monkeypatch):
         return batch
 
     monkeypatch.setattr(training, "gather", noted)
-    costs = training.Costs(**COSTS, token=0.1, length=5.0)
+    costs = budgets.Costs(**COSTS, token=0.1, length=5.0)
     made = training.run(ARMS[name], TINY, load(work.HOME), 0.3 * UNITS, seed=0, costs=costs, lr=0.05)
     trained = batches[: made.fitted.steps]
     more = sum(rows / SIZE * 0.1 * (longest - 5) for rows, longest in trained) if ARMS[name].picks else 0
@@ -174,14 +175,14 @@ def test_an_arm_keeps_what_it_plans(name, keep):
 
 
 def test_the_rate_goes_up_and_down_to_zero():
-    assert training.rate(2.0, 0.0) == training.rate(2.0, 1.0) == training.rate(2.0, 1.3) == 0
-    assert training.rate(2.0, training.WARM_UP) == 2.0
-    assert training.rate(2.0, 0.53) == pytest.approx(1.0)
+    assert budgets.rate(2.0, 0.0) == budgets.rate(2.0, 1.0) == budgets.rate(2.0, 1.3) == 0
+    assert budgets.rate(2.0, budgets.WARM_UP) == 2.0
+    assert budgets.rate(2.0, 0.53) == pytest.approx(1.0)
 
 
 def test_plain_epochs_hold_every_row_once_in_batches_of_like_length():
     data = load(work.HOME)
-    feed = training.windows(data, training.everything(ROWS, 3), SIZE)
+    feed = feeds.windows(data, feeds.everything(ROWS, 3), SIZE)
     epoch = [next(feed)[0] for _ in range(ROWS // SIZE)]
     assert sorted(torch.cat(epoch).tolist()) == list(range(ROWS))
     lengths = data.train["attention_mask"].sum(1)
@@ -200,7 +201,7 @@ def test_the_arm_auto_sifts_as_ps_auto_does():
     bucket = {"bucket": tasks.length, "length": tasks.length, "pad": data.pads, "window": arms.WINDOW}
     runs = []
     for sifter in (
-        training.compose(ARMS["auto"], TINY, data, score, None, len(pools)),
+        feeds.compose(ARMS["auto"], TINY, data, score, None, len(pools)),
         ps.auto(score, batch_size=SIZE, **bucket).sifter,
     ):
         stream = ps.sift(sifter, sifter.init(ps.key(0), pools[0]), {}, pools)
@@ -443,12 +444,12 @@ def test_padding_does_not_reach_the_encoder_nor_the_future_the_gpt():
 
 def test_a_glance_reads_the_first_tokens_alone():
     data, model = load(work.HOME), tasks._seeded(Bag, 0)
-    glanced = training.scorer("glance", TINY._replace(glance=3), data, model)
-    whole = training.scorer("loss", TINY, data, model)
+    glanced = feeds.scorer("glance", TINY._replace(glance=3), data, model)
+    whole = feeds.scorer("loss", TINY, data, model)
     cut = {**data.train, "attention_mask": data.train["attention_mask"] * (torch.arange(8) < 3)}
     params = ps.live(model)()
     torch.testing.assert_close(glanced(params, data.train), whole(params, cut))
-    assert torch.equal(training.scorer("glance", TINY, data, model)(params, data.train), whole(params, data.train))
+    assert torch.equal(feeds.scorer("glance", TINY, data, model)(params, data.train), whole(params, data.train))
 
 
 def test_missing_cells_are_printed_as_missing(home, capsys):

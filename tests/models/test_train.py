@@ -17,10 +17,10 @@ import torch
 import puresift as ps
 from models import data, train
 from models.options import KEEP, Options
-from puresift.recorder import FILE
+from puresift.records.recorder import FILE
 from puresift.report.reading import read
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TINY = ["--batch-size", "16", "--max-length", "24", "--epochs", "2", "--threads", "1", "--save-every", "4"]
 ARMS = ["plain", "shortened", "random", "sifted"]
 
@@ -55,7 +55,7 @@ def reviews(tmp_path_factory: pytest.TempPathFactory) -> str:
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("compared") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.costs, "SECONDS", 0.0)
+        patch.setattr(train.compare, "SECONDS", 0.0)
         assert train.main([*TINY, "--limit", "200", "--sift", "relative", "--compare", "--out", str(out)]) == 0
     return out
 
@@ -87,7 +87,7 @@ def same(one: Any, other: Any, where: str = "") -> None:
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIGTERM) -> None:
     """Raise a signal in the middle of the update of that number, counted from the start of this process."""
-    update, count = train.update, 0
+    update, count = train.arms.update, 0
 
     def interrupted(*args: Any, **kwargs: Any) -> float:
         nonlocal count
@@ -96,7 +96,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, number: int = signal.SIG
             signal.raise_signal(number)
         return update(*args, **kwargs)
 
-    monkeypatch.setattr(train, "update", interrupted)
+    monkeypatch.setattr(train.arms, "update", interrupted)
 
 
 def test_a_comparison_leaves_a_complete_run_folder(compared: Path) -> None:
@@ -236,7 +236,7 @@ def test_killed_after_any_checkpoint_it_goes_on_the_same(
     options = [*TINY, "--data", reviews, "--sift", "relative", "--score-dtype", "float32"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train.main([*options, "--out", str(whole)]) == 0
-    command, update = [*options, "--out", str(killed)], train.update
+    command, update = [*options, "--out", str(killed)], train.arms.update
 
     class Killed(BaseException):
         pass
@@ -249,11 +249,11 @@ def test_killed_after_any_checkpoint_it_goes_on_the_same(
                 raise Killed
             return update(*args, **kwargs)
 
-        monkeypatch.setattr(train, "update", die)
+        monkeypatch.setattr(train.arms, "update", die)
         with pytest.raises(Killed):
             train.main(command)
         command = ["--resume", "--out", str(killed)]
-    monkeypatch.setattr(train, "update", update)
+    monkeypatch.setattr(train.arms, "update", update)
     with open(killed / "sifted" / "metrics.jsonl", "a") as file:
         file.write('{"half a li')
     (killed / "sifted" / ".checkpoint.pt.new").write_bytes(b"half a checkpoint")
@@ -267,8 +267,8 @@ def test_a_comparison_goes_on_with_the_arm_it_was_in(
     reviews: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    monkeypatch.setattr(train.costs, "LEAST", 1)
-    monkeypatch.setattr(train.costs, "SECONDS", 0.0)
+    monkeypatch.setattr(train.compare, "LEAST", 1)
+    monkeypatch.setattr(train.compare, "SECONDS", 0.0)
     with monkeypatch.context() as patch:
         began, run = [], train.train
         patch.setattr(train, "train", lambda job, arm, *rest: (began.append(arm), run(job, arm, *rest))[1])
@@ -363,7 +363,7 @@ def test_by_default_it_sifts_only_while_that_pays(
     cost: float, reviews: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a clock that scoring moves by its cost, and a training step by 1; stopped in the middle, too."""
-    now, scorer, update = [0.0], train.scorer, train.update
+    now, scorer, update = [0.0], train.arms.scorer, train.arms.update
 
     def scoring(*args: Any) -> Any:
         score = scorer(*args)
@@ -379,8 +379,8 @@ def test_by_default_it_sifts_only_while_that_pays(
         return update(*args)
 
     sift = ps.sift
-    monkeypatch.setattr(train, "scorer", scoring)
-    monkeypatch.setattr(train, "update", training)
+    monkeypatch.setattr(train.arms, "scorer", scoring)
+    monkeypatch.setattr(train.arms, "update", training)
     monkeypatch.setattr(ps, "sift", lambda *args, **more: sift(*args, **more, clock=lambda: now[0]))
     out, epochs = tmp_path / "run", 4
     options = [*TINY, "--data", reviews, "--epochs", str(epochs), "--lr", "3e-3", "--score-dtype", "float32"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from models import data, reviews
 
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+SHARED = Path(__file__).parents[3] / "shared" / "data"
 seeds = st.integers(0, 2**32)
 
 

@@ -1,26 +1,29 @@
-"""What sifting costs: a clock that waits for the device, a timed score, and two loops timed in turns."""
+"""What sifting costs: the clock, a timed score, two loops timed in turns, and the summary of an arm."""
 
 import copy
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from statistics import median, quantiles
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import puresift as ps
+from models import arms
 from models.runs import Stop, Tally
 from puresift.types import Batch, Losses, Params, ScoreFn
 
-POOLS = 8  # a block
+POOLS = 8  # per block
 ENDLESS = 1_000_000
-LEAST, MOST, SECONDS = 5, 15, 12.0  # alternations: at least, at most, and how long to go on beyond the least
+LEAST, MOST, SECONDS = 5, 15, 12.0  # alternations: minimum, maximum, and seconds to continue past the minimum
 
 
 def clock(device: torch.device) -> float:
-    """Seconds, once the device has done what it was asked to."""
+    """Seconds, after synchronising with the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -38,7 +41,7 @@ class Laps:
 
 
 def timed(score: ScoreFn, tally: Tally, device: torch.device) -> ScoreFn:
-    """The same score; what it takes is added to the tally."""
+    """The same score; its time is added to the tally."""
 
     def shim(params: Params, batch: Batch) -> Losses:
         began = clock(device)
@@ -56,7 +59,7 @@ class Turns(NamedTuple):
     cost: float
     low: float
     high: float
-    keep: float  # kept in these blocks, which need not be what a run keeps
+    keep: float  # kept in these blocks; a whole run may keep another share
     phi: float
     alternations: int
 
@@ -72,7 +75,7 @@ def interleaved(
 ) -> Turns:
     """Time plain and sifted training in turns, on throwaway copies of the model, over the same pools.
 
-    Two runs one after another differ by what else the machine was doing; two blocks of a second or so hardly do. A
+    Two runs one after another differ by other load on the machine; two blocks of about a second hardly do. A
     sifted block ends with a batch, not with a pool, so that it holds whole steps; the plain one then reads as many.
     """
     device = next(model.parameters()).device
@@ -109,6 +112,65 @@ def interleaved(
         plain_seconds = plain_block(count)
         ratios.append(ours_seconds / plain_seconds)
         spent += ours_seconds + plain_seconds
-    ratios = ratios[1:] or ratios  # the first turn pays for first calls
+    ratios = ratios[1:] or ratios  # the first turn includes warm-up
     low, _, high = quantiles(ratios, n=4) if len(ratios) > 1 else (ratios[0],) * 3
     return Turns(median(ratios), low, high, tally.trained / tally.scored, tally.phi or 0.0, len(ratios))
+
+
+def measure(job: arms.Job, stop: Stop) -> dict[str, Any]:
+    """Which precision scores faster here and, for the comparison, what a sifted pass costs."""
+    o, device = job.options, torch.device(job.options.device)
+    if o.sift in ("none", "uniform"):
+        return {"score": None, "interleaved": None}
+    model = copy.deepcopy(job.model).to(device)
+    first = {name: leaf.to(device) for name, leaf in ps.peek(arms.loader(job)).items()}
+    names = ("float32", "bfloat16") if o.score_dtype == "auto" else (o.score_dtype,)
+    choice = ps.fastest({name: arms.scorer(job, model, name) for name in names}, ps.live(model), first)
+    score = {"dtype": choice.name, "seconds": choice.seconds, "agreement": choice.agreement}
+    if not o.compare:
+        return {"score": score, "interleaved": None}
+    print(f"scoring in {choice.name}; measuring what a sifted pass costs", file=sys.stderr)
+    torch.manual_seed(o.seed)
+    turns = interleaved(
+        model,
+        partial(arms.adamw, o=o),
+        partial(arms.update, dtype=o.train_dtype),
+        lambda tally: arms.compose(job, timed(arms.scorer(job, model, choice.name), tally, device))[0],
+        partial(arms.loader, job),
+        ps.key(o.seed),
+        stop,
+    )
+    return {"score": score, "interleaved": turns._asdict()}
+
+
+def sifted_cost(measured: dict[str, Any], sifted: dict[str, Any]) -> float:
+    """The sifted arm's cost in plain passes: scoring as measured in turns, training as counted."""
+    scoring: float = measured["interleaved"]["cost"] - measured["interleaved"]["keep"]
+    return scoring * float(sifted["scored"]) / float(sifted["seen"]) + float(sifted["keep"])
+
+
+def add_costs(known: dict[str, dict[str, Any]]) -> None:
+    """Add to each arm its time per candidate, in units of the plain arm's."""
+    pace = {name: arm["seconds"] / arm["seen"] for name, arm in known.items()}
+    for name, arm in known.items():
+        arm["cost"] = pace[name] / pace["plain"] if "plain" in pace else None
+
+
+def summarize(job: arms.Job, tally: Tally, accuracy: float, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    epochs, rest = divmod(tally.pool, len(arms.loader(job)))
+    seen = epochs * len(job.train) + min(rest * job.options.batch_size, len(job.train))
+    keep = tally.trained / seen
+    return {
+        "accuracy": accuracy,
+        "seconds": tally.seconds,
+        "eval_seconds": tally.eval_seconds,
+        "pools": tally.pool,
+        "steps": tally.step,
+        "seen": seen,
+        "scored": tally.scored,
+        "trained": tally.trained,
+        "phi": tally.phi,
+        "keep": keep,
+        "predicted_cost": (tally.phi or 0.0) * tally.scored / seen + keep,
+        "lr": optimizer.param_groups[0]["lr"],
+    }
