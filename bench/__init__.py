@@ -1,1 +1,1 @@
-"""Measurements, one script a theme. Run as modules, `python -m bench.overhead`."""
+"""Measurements, one script a theme. Run as modules, `python -m bench overhead`."""

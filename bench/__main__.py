@@ -1,7 +1,9 @@
-"""All benches, one after another, each in a process of its own and with its default, quick settings.
+"""The benches of speed: all of them with their default, quick settings, or one with settings of its own.
 
-    python -m bench [theme ...]
+    python -m bench
+    python -m bench overhead --threads 1
 
+Each theme runs in a process of its own.
 A theme whose packages are missing is skipped by name. On two quiet cores the whole takes less than 20 minutes.
 """
 
@@ -14,8 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-HELPERS = {"__init__", "__main__", "measure", "training", "wrapper"}
-THEMES = sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in HELPERS)
+THEMES = sorted(path.stem for path in (Path(__file__).parent / "speed").glob("[a-z]*.py"))
 EXTRAS = {  # of packages that the library itself does without
     "numpy": "demo",
     "transformers": "demo",
@@ -35,7 +36,10 @@ NEEDS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("themes", nargs="*", default=THEMES, metavar="theme", help=", ".join(THEMES))
-    themes = parser.parse_args().themes
+    args, settings = parser.parse_known_args()
+    themes = args.themes
+    if settings and len(themes) != 1:
+        parser.error(f"{' '.join(settings)} is a setting of one theme: name that theme alone")
     if unknown := sorted(set(themes) - set(THEMES)):
         parser.error(f"no theme {', '.join(unknown)}; there are {', '.join(THEMES)}")
     took, failed = {}, []
@@ -48,7 +52,7 @@ def main() -> int:
             continue
         print(f"\n== {theme}", flush=True)
         begun = time.perf_counter()
-        if subprocess.run([sys.executable, "-m", f"bench.{theme}"]).returncode:
+        if subprocess.run([sys.executable, "-m", f"bench.speed.{theme}", *settings]).returncode:
             failed.append(theme)
         took[theme] = time.perf_counter() - begun
     print("\n== seconds: " + ", ".join(f"{theme} {seconds:.0f}" for theme, seconds in took.items()))

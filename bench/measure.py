@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import gc
 import importlib.metadata
 import importlib.util
 import json
@@ -22,7 +21,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.profiler import ProfilerActivity, profile
 
 RESULTS = Path(__file__).parent / "results"
 COLOURS = {"ours": "#1f6fb4", "wrapper": "#d98a1f", "plain": "#444444", "other": "#3a923a", "floor": "#b03060"}
@@ -144,31 +142,6 @@ def reads(run: Callable[[int], Any], pools: int) -> float:
             run(number)
         counts.append(mode.count)
     return (counts[1] - counts[0]) / pools
-
-
-def peak(run: Callable[[], Any]) -> int:
-    """The most bytes that tensors held at a time while `run` ran, above what they held before.
-
-    On a GPU the caching allocator knows. On a CPU the profiler sees every allocation of a tensor, which is exact and
-    the same in every run, unlike the resident size of the process; what libraries hold for themselves is not in it.
-    """
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    gc.collect()  # what an earlier run left would be freed on this one's account
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run()
-    assert profiler.profiler is not None
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
 
 
 def bytes_of(tree: Any) -> int:

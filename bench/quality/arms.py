@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import torch
+
 import puresift as ps
-from puresift.ranks import always
 
 POOL = 4  # batches' worth of candidates in a pool
 WINDOW = 8  # batches sorted by length among themselves
@@ -71,7 +72,7 @@ def _random(pools: int) -> ps.Rule:
 
 
 def _scored(pools: int) -> ps.Rule:
-    return ps.uniform(0.5)._replace(wants=always)
+    return ps.uniform(0.5)._replace(wants=lambda state: torch.ones((), dtype=torch.bool))
 
 
 def _norms(pools: int) -> ps.Rule:

@@ -14,20 +14,10 @@ import torch
 import puresift as ps
 from bench import measure
 from bench.quality.arms import POOL, SMALL, TABLE, WINDOW, Arm
+from bench.quality.budget import Costs, Ledger
+from bench.quality.feeds import everything, gather, longest, scorer, shuffled, sifted, windows
 from bench.quality.tasks import Data, Task
-from bench.quality.training import (
-    Costs,
-    Ledger,
-    adamw,
-    everything,
-    fit,
-    gather,
-    longest,
-    scorer,
-    shuffled,
-    sifted,
-    windows,
-)
+from bench.quality.training import adamw, fit
 
 POOLS = 24  # of a stream whose own time is taken
 

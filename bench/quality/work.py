@@ -21,8 +21,9 @@ import torch
 from bench.measure import RESULTS
 from bench.quality import costs as prices
 from bench.quality.arms import ARMS
+from bench.quality.feeds import source
 from bench.quality.tasks import TASKS, Data, Missing, Task, loaded
-from bench.quality.training import Run, Stopped, run, source
+from bench.quality.training import Run, Stopped, run
 
 HOME = RESULTS / "quality"
 

@@ -1,6 +1,6 @@
 """What a remembered score costs: phi, the time to score a row over the time to train on one, on MiniLM and SST-2.
 
-    python -m bench.remembered [--data FOLDER] [--rows 192] [--every 3] [--keep 0.5] [--threads 1]
+    python -m bench remembered [--data FOLDER] [--rows 192] [--every 3] [--keep 0.5] [--threads 1]
 
 A first epoch trains on everything, whose losses fill the table for free; then come two times `every` epochs of sifting.
 Every pool is also scored live, off the clock of the run, so that both prices are taken on the same rows in the same
@@ -20,14 +20,9 @@ import torch
 import puresift as ps
 from bench.measure import COLOURS, bars, figure, save, spread
 from models import bert, data
+from puresift.trials import rank_correlation
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
-
-
-def rank_correlation(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Spearman's; losses in float32 hardly tie."""
-    places = torch.stack([values.argsort().argsort().double() for values in (one, other)])
-    return float(torch.corrcoef(places)[0, 1])
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What a score costs in each mode: phi, the time to score a pool over the time to train on it, for four small models.
 
-    python -m bench.scoring [--no-quick] [--rounds 5] [--models minilm gpt] [--threads 2] [--device cuda]
+    python -m bench scoring [--no-quick] [--rounds 5] [--models minilm gpt] [--threads 2] [--device cuda]
 
 Beside each mode stands its limit, a bare forward of an eval-mode copy under no_grad in the same mode: fp32 by itself,
 under autocast, compiled for this one shape. The share of its throughput that scoring reaches should be .97 or more.
@@ -33,9 +33,8 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 
 import puresift as ps
 from bench.measure import interleaved, ratio, save, spread
-from bench.overhead import MINILM
-from bench.remembered import rank_correlation
-from puresift.fits import peak
+from bench.speed.overhead import MINILM
+from puresift.trials import peak, rank_correlation
 
 ROWS, WIDTH, VOCABULARY = 64, 32, 4000
 EVERY, KEEP, POOLS = 3, 0.5, 4  # of the remembered score: epochs a loss is good for, rows kept, pools in the dataset

@@ -1,6 +1,6 @@
 """What the audit log costs: rows a second, and its share of a pool that is scored, ruled on and refilled.
 
-    python -m bench.audit
+    python -m bench audit
 
 The incumbent is no log at all: the same stream without `write`. Runs are interleaved; medians and ranges of 9.
 """

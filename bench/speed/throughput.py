@@ -1,6 +1,6 @@
 """Candidates a second end to end, against the floor phi + k: every keep, two precisions, with and without bucketing.
 
-    python -m bench.throughput [--data FOLDER] [--seconds 270] [--threads N]
+    python -m bench throughput [--data FOLDER] [--seconds 270] [--threads N]
 
 MiniLM (the minilm extra) on SST-2's or the generated reviews' real lengths, padded to the longest row of each batch, in
 batches of 32. Arms: plain and sifted at four keeps, each training in float32 and in bfloat16; scores are bfloat16.
@@ -34,9 +34,10 @@ import torch
 from torch import Tensor, nn
 
 import puresift as ps
-from bench.measure import COLOURS, Spread, bytes_of, clock, device, figure, line, peak, save, spread
-from bench.training import Batch, Fresh, Trainer
+from bench.loops import Batch, Fresh, Trainer
+from bench.measure import COLOURS, Spread, bytes_of, clock, device, figure, line, save, spread
 from models import bert, data
+from puresift.trials import peak
 
 SST2 = Path(__file__).parents[2] / "shared" / "data" / "sst2"
 KEEPS, BATCH, WINDOW, POOL, LONGEST, ENDLESS = (0.25, 0.33, 0.5, 0.67), 32, 8, 128, 64, 1_000_000
@@ -227,7 +228,7 @@ def memory(model: nn.Module, train: Trainer, dataset: data.Sentences, seed: int)
     most = {}
     for name, run in (("plain", plain), ("sifted", sifted)):
         train.fresh()  # each makes its gradients and its optimizer's state itself
-        most[name] = peak(run) / 1e6
+        most[name] = peak(run, device()) / 1e6
     buffer = bytes_of(ps.empty(wide[0], batch_size=BATCH)) / 1e6
     return {**most, "buffer": buffer, "plain_plus_three_buffers": most["plain"] + 3 * buffer}
 

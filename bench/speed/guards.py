@@ -1,6 +1,6 @@
 """What the guards cost: a check of MiniLM's score, and a replay of 64 settings over 100,000 losses.
 
-python -m bench.guards
+python -m bench guards
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 import puresift as ps
 from bench.measure import interleaved, save, spread
-from bench.overhead import MINILM
+from bench.speed.overhead import MINILM
 
 
 def loss(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:

@@ -1,6 +1,6 @@
 """What the closed-form gradient norm of the head costs above the loss score, on MiniLM.
 
-    python -m bench.head_grad_norm [--rounds 15] [--rows 64] [--length 32] [--threads 1]
+    python -m bench head_grad_norm [--rounds 15] [--rows 64] [--length 32] [--threads 1]
 
 The two scores take turns, and the order flips each round, so that drift of the machine falls on both. The answer is the
 median of the rounds' ratios, with quartiles; beside it the largest relative error against autograd, row by row.

@@ -1,6 +1,6 @@
 """What sifting costs outside the model, and end to end: a plain loop, our stream, and a stateful wrapper.
 
-    python -m bench.overhead [--rounds 9] [--loops 5] [--threads N]
+    python -m bench overhead [--rounds 9] [--loops 5] [--threads N]
 
 1. Outside the model. The model's own work is taken out, not subtracted: the sifted model holds the parameters and
    computes nothing, so what is left is reading and binding parameters, ranking, drawing, refilling and taking. At rows
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertForSequenceClassification
 
 import puresift as ps
+from bench.loops import Batch, Fresh, Loss, Trainer
 from bench.measure import (
     COLOURS,
     Spread,
@@ -35,15 +36,14 @@ from bench.measure import (
     device,
     figure,
     interleaved,
-    peak,
     ratio,
     reads,
     save,
     spread,
 )
-from bench.training import Batch, Fresh, Loss, Trainer
 from bench.wrapper import SiftingWrapper
 from puresift.integrations.smart_sifting.dataloader.sift_dataloader import SiftingDataloader
+from puresift.trials import peak
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 BASE: dict[str, int] = {}  # the defaults of BertConfig
@@ -287,7 +287,7 @@ def memory(arms: dict[str, Any], step: Trainer, buffer: int) -> dict[str, Any]:
     megabytes = {}
     for name, make in arms.items():
         step.fresh()  # every arm makes its gradients and its optimizer's state itself
-        megabytes[name] = peak(lambda make=make: two(make)) / 1e6
+        megabytes[name] = peak(lambda make=make: two(make), device()) / 1e6
     bar = megabytes["plain"] + 3 * buffer / 1e6
     return {"megabytes": megabytes, "buffer_megabytes": buffer / 1e6, "plain_plus_three_buffers": bar}
 

@@ -1,6 +1,6 @@
 """The governor by the real clock: a dear score should cost at most 2 %, a cheap one should save what it can.
 
-    python -m bench.governor
+    python -m bench governor
 
 Arms: plain (keep all, unscored: the incumbent), sifted without and with the governor, each with a cheap score (the
 model once, in eval mode) and a dear one (the same score, computed until it costs about two training steps). Seeded,
@@ -18,7 +18,6 @@ from torch import nn
 
 import puresift as ps
 from bench.measure import COLOURS, bars, figure, hardware, save, spread
-from puresift.governor import Governor
 
 POOL, POOLS, RUNS, WIDTH = 64, 250, 5, 448
 
@@ -28,7 +27,7 @@ def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Te
     return nn.functional.cross_entropy(model(x), y, reduction="none")
 
 
-def seconds(times: int, governor: Governor | None, run: int) -> tuple[float, float, float]:
+def seconds(times: int, governor: ps.Governor | None, run: int) -> tuple[float, float, float]:
     """A run's seconds, the share of pools sifted, and the last measured phi; times = 0 is the plain arm."""
     torch.manual_seed(run)
     model = nn.Sequential(nn.Linear(64, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 10))

@@ -3,7 +3,7 @@
 Ours against the stateful wrapper (wrapper.py), on the same losses and rows, with no model in sight. Both start each
 call from a full history and a buffer half a pool full, and hand out one batch of half a pool. One thread.
 
-    python -m bench.select [--rounds 7] [--quick]
+    python -m bench select [--rounds 7] [--quick]
 
 The wrapper looks through its whole history once a row. Where that is more than 1e9 comparisons a pool, it ranks a few
 rows only, and that part of its time is extrapolated linearly in rows; the row says `extrapolated`.
