@@ -32,10 +32,12 @@ from puresift.rules import (
     band,
     by_error,
     by_group,
+    by_root,
     cover,
     delay,
     drop_top,
     floor,
+    gate,
     hold,
     importance,
     interrupt,
@@ -53,13 +55,14 @@ from puresift.rules import (
 from puresift.draws import bernoulli, systematic
 from puresift.buffers import empty, full, refill, take
 from puresift.sifters import sifter
+from puresift.prioritizers import Prioritizer, PrioritizerState, prioritizer
 from puresift.keys import key
 from puresift.checkpoint import load_state_dict, state_dict
 
 # Data in, batches out.
 from puresift.ids import with_ids
-from puresift.data import epochs, infobatch, peek, rs2, skipping
-from puresift.stream import Governor, SiftingDataLoader, Stream, decisions, governor, progress, sift
+from puresift.data import PrioritizedSampler, balanced, downsampled, epochs, infobatch, peek, rs2, skipping
+from puresift.stream import Governor, SiftingDataLoader, Stream, decisions, governor, prioritize, progress, sift
 from puresift.recipes import auto
 
 # Before a run, and during it.
@@ -69,15 +72,16 @@ from puresift.records import AuditLog, Meter, Recorder, read_log, summarize
 __version__ = "0.1.0"
 # fmt: off
 __all__ = [
-    "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "Recorder", "Rule", "Score",
-    "SiftState", "Sifted", "Sifter", "SiftingDataLoader", "Stream", "anneal", "auto", "autocast", "band",
-    "batched", "bernoulli", "buffers", "by_error", "by_group", "change", "check", "chunked", "compare",
-    "compiled", "cover", "data", "decisions", "delay", "difference", "draws", "drop_top", "el2n", "empty",
-    "entropy", "epochs", "fastest", "fitting", "floor", "full", "governor", "grad_norm", "head_grad_norm",
-    "hold", "importance", "infobatch", "integrations", "interrupt", "key", "keys", "live", "load_state_dict",
-    "margin", "mix", "peek", "per_sample", "progress", "prune", "ramp", "rank_mix", "ranked", "read_log",
-    "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift", "sifter",
-    "skipping", "state_dict", "summarize", "systematic", "take", "threshold", "tokens", "top", "total",
-    "truncated", "types", "unbiased", "uniform", "with_ids",
+    "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "PrioritizedSampler",
+    "Prioritizer", "PrioritizerState", "Recorder", "Rule", "Score", "SiftState", "Sifted", "Sifter",
+    "SiftingDataLoader", "Stream", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli",
+    "buffers", "by_error", "by_group", "by_root", "change", "check", "chunked", "compare", "compiled", "cover",
+    "data", "decisions", "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy",
+    "epochs", "fastest", "fitting", "floor", "full", "gate", "governor", "grad_norm", "head_grad_norm", "hold",
+    "importance", "infobatch", "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin",
+    "mix", "peek", "per_sample", "prioritize", "prioritizer", "progress", "prune", "ramp", "rank_mix", "ranked",
+    "read_log", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift",
+    "sifter", "skipping", "state_dict", "summarize", "systematic", "take", "threshold", "tokens", "top",
+    "total", "truncated", "types", "unbiased", "uniform", "with_ids",
 ]
 # fmt: on

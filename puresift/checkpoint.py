@@ -9,20 +9,21 @@ import torch
 from torch import Tensor
 
 from puresift import trees
+from puresift.prioritizers import PrioritizerState
 from puresift.types import SiftState
 
 VERSION = 1
 _VERSION = "version"
-State = TypeVar("State", bound=SiftState)
+State = TypeVar("State", bound=SiftState | PrioritizerState)
 
 
-def state_dict(state: SiftState) -> dict[str, Tensor]:
+def state_dict(state: SiftState | PrioritizerState) -> dict[str, Tensor]:
     """A flat `{path: tensor}` with a version; the paths name the kinds of rule and score.
 
     Save it with `torch.save` and load it with `weights_only=True`, or hand it to torch.distributed.checkpoint.
 
     Args:
-        state: any `SiftState`.
+        state: any `SiftState` or `PrioritizerState`.
 
     Returns:
         Detached tensors that share memory with the state.
@@ -46,17 +47,17 @@ def state_dict(state: SiftState) -> dict[str, Tensor]:
 
 
 def load_state_dict(template: State, flat: Mapping[str, Tensor]) -> State:
-    """A new state with the values of `flat`, which must come from a sifter built the same way.
+    """A new state with the values of `flat`, which must come from a sifter or prioritizer built the same way.
 
     Args:
-        template: a state of that sifter, such as `sifter.init(key, batch)`; its values do not matter.
+        template: a state of it, such as `sifter.init(key, batch)` or `prioritizer.init(key)`; its values do not matter.
         flat: from `state_dict`.
 
     Returns:
         A state on the template's device; neither argument is changed.
 
     Raises:
-        ValueError: version, kinds, batch size or shapes differ, or entries are missing.
+        ValueError: version, kinds, sizes or shapes differ, or entries are missing.
 
     Example:
         >>> import puresift as ps
@@ -68,25 +69,34 @@ def load_state_dict(template: State, flat: Mapping[str, Tensor]) -> State:
     if version is None or int(version) != VERSION:
         found = "none" if version is None else int(version)
         raise ValueError(f"this state has version {found}, and this puresift reads version {VERSION}; start a new run")
+    built, kind, shape = _words(template)
     wanted = trees.flat(template)
     ours = {name: tensor for name, tensor in flat.items() if name != _VERSION}
     if wanted.keys() != ours.keys():
         missing, extra = sorted(wanted.keys() - ours.keys()), sorted(ours.keys() - wanted.keys())
         raise ValueError(
-            f"the state is of another kind: the sifter has {missing}, the saved state {extra}; "
-            "build the sifter with the same score, rule and columns as when it was saved"
+            f"the state is of another kind: the {built} has {missing}, the saved state {extra}; "
+            f"build the {built} with the same {kind} as when it was saved"
         )
     for name, tensor in wanted.items():
         if tensor.shape != ours[name].shape or tensor.dtype != ours[name].dtype:
             raise ValueError(
                 f"{name} was saved as {ours[name].dtype}{list(ours[name].shape)} and is "
-                f"{tensor.dtype}{list(tensor.shape)} in this sifter; build it with the same batch_size, pool, window, "
-                "history and pad as when it was saved"
+                f"{tensor.dtype}{list(tensor.shape)} in this {built}; build it with the same {shape} as when it was "
+                "saved"
             )
     values = {name: ours[name].to(tensor.device, copy=True) for name, tensor in wanted.items()}
     state: State = trees.unflat(template, values)
-    _same_batch_size(template, state)
+    if isinstance(template, SiftState) and isinstance(state, SiftState):
+        _same_batch_size(template, state)
     return state
+
+
+def _words(template: SiftState | PrioritizerState) -> tuple[str, str, str]:
+    """What was built, and the settings that fix the kind and the shapes of its state."""
+    if isinstance(template, SiftState):
+        return "sifter", "score, rule and columns", "batch_size, pool, window, history and pad"
+    return "prioritizer", "rule", "size, batch_size, every, dtype and history"
 
 
 def _same_batch_size(template: SiftState, state: SiftState) -> None:

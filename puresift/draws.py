@@ -8,7 +8,7 @@ from torch import Tensor
 from puresift import keys
 from puresift.types import Key
 
-_SHARE = 52  # bits of the whole of the weights
+_SHARE = 35  # bits of the largest weight, so that 2**27 of them can be summed
 _BITS = 40  # fixed point, so that the running sum is exact for pools of up to 2**23 rows
 
 
@@ -29,14 +29,15 @@ def bernoulli(key: Key, probs: Tensor) -> Tensor:
     return keys.uniform(key, probs.shape[0]) < probs
 
 
-def spaced(key: Key, weights: Tensor, num: int) -> Tensor:
-    """`num` numbers in proportion to weights, by one coin: those under evenly spaced marks along the running sum.
+def spaced(key: Key, number: Tensor, weights: Tensor, num: int) -> Tensor:
+    """`num` ids in proportion to weights, by one coin: those under evenly spaced marks along the running sum.
 
-    The number i comes up floor or ceil of num * weight_i / sum(weights) times, so that a set drawn this way is spread
-    over the weights as evenly as can be.
+    Id i comes up the floor or the ceiling of num * weight_i / sum(weights) times, so that a set drawn this way is
+    spread over the weights as evenly as can be.
 
     Args:
         key: Int64[2].
+        number: Int64[], of the draw under this key.
         weights: Float[N], >= 0, not all 0.
         num: how many.
 
@@ -44,24 +45,24 @@ def spaced(key: Key, weights: Tensor, num: int) -> Tensor:
         Int64[num], ascending, in [0, N).
 
     Example:
-        >>> spaced(keys.key(0), torch.tensor([1.0, 0.0, 2.0, 1.0]), 4)
+        >>> spaced(keys.key(0), torch.tensor(0), torch.tensor([1.0, 0.0, 2.0, 1.0]), 4)
         tensor([0, 2, 2, 3])
 
     References:
         William G. Madow, "On the Theory of Systematic Sampling, II", 1949.
     """
     sums = _sums(weights)
-    high, low = keys.words(key, 2).unbind()
     stride = sums[-1] // num
-    marks = ((high << 31) ^ low) % stride + torch.arange(num, device=weights.device) * stride
+    marks = keys.coin(key, number) % stride + torch.arange(num, device=weights.device) * stride
     return torch.searchsorted(sums, marks, right=True)
 
 
-def independent(key: Key, weights: Tensor, num: int) -> Tensor:
-    """`num` numbers in proportion to weights, each by a coin of its own, with replacement.
+def independent(key: Key, number: Tensor, weights: Tensor, num: int) -> Tensor:
+    """`num` ids in proportion to weights, each by a coin of its own, with replacement.
 
     Args:
         key: Int64[2].
+        number: Int64[], of the draw under this key.
         weights: Float[N], >= 0, not all 0.
         num: how many.
 
@@ -69,18 +70,17 @@ def independent(key: Key, weights: Tensor, num: int) -> Tensor:
         Int64[num] in [0, N).
 
     Example:
-        >>> independent(keys.key(0), torch.tensor([0.0, 1.0]), 3)
+        >>> independent(keys.key(0), torch.tensor(0), torch.tensor([0.0, 1.0]), 3)
         tensor([1, 1, 1])
     """
     sums = _sums(weights)
-    high, low = keys.words(key, 2 * num).view(2, num).unbind()
-    return torch.searchsorted(sums, ((high << 31) ^ low) % sums[-1], right=True)
+    high, low = keys.words(keys.fold_in(key, number), 2 * num).view(2, num).unbind()
+    return torch.searchsorted(sums, ((high << 30) ^ low) % sums[-1], right=True)
 
 
 def _sums(weights: Tensor) -> Tensor:
-    """Running sums in fixed point, Int64[N]: whole numbers, so that what has no weight is never drawn."""
-    weights = weights.double()
-    return (weights * (2.0**_SHARE / weights.sum())).long().cumsum(0)
+    """Running sums in whole multiples of 2**-35 of the largest weight, Int64[N]: what has no weight is never drawn."""
+    return (weights / weights.amax() * 2.0**_SHARE).long().cumsum(0)
 
 
 def systematic(key: Key, probs: Tensor) -> Tensor:

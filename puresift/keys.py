@@ -12,13 +12,15 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from puresift.trees import unreadable
 from puresift.types import Key
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
-_FOLD, _SPLIT, _WORDS, _PASS = 1, 2, 3, 4  # the last counter word keeps the uses apart
+_FOLD, _SPLIT, _WORDS, _PASS, _COIN = 1, 2, 3, 4, 5  # the last counter word keeps the uses apart
+_ODD = 0x6C8E9CF5  # multiplies a number so that its high bits are well mixed; what overflows is lost
 _SWAPS = 24  # after so many, two numbers keep their distance with a probability of 2 ** -24
 
 
@@ -97,6 +99,30 @@ def uniform(key: Key, num: int) -> Tensor:
     return (words(key, num) >> 8).to(torch.float32) * 2.0**-24
 
 
+def coin(key: Key, number: Tensor) -> Tensor:
+    """62 random bits, those of one number under a key.
+
+    Args:
+        key: Int64[2].
+        number: Int64[], >= 0.
+
+    Returns:
+        Int64[], >= 0.
+
+    Example:
+        >>> bool(coin(key(0), torch.tensor(1)) == coin(key(0), torch.tensor(2)))
+        False
+    """
+    if key.device.type == "cpu" and number.device.type == "cpu" and not unreadable(number >= 0):
+        # A hundred operations on tensors of one number take fifty times as long as Python's own arithmetic.
+        low, high = key.tolist()
+        first, second = _scalar((low, high), (int(number) & _MASK, int(number) >> 32, 0, _COIN))[:2]
+        return torch.tensor((first << 30) ^ second)
+    zero = torch.zeros_like(number)
+    block = philox(key, torch.stack([number & _MASK, number >> 32, zero, zero + _COIN])[:, None])
+    return (block[0, 0] << 30) ^ block[1, 0]
+
+
 def passes(key: Key, places: Tensor, size: int) -> Tensor:
     """Endless shuffled passes over [0, size): what stands at each place of them. Pass e is a permutation of its own.
 
@@ -127,12 +153,12 @@ def passes(key: Key, places: Tensor, size: int) -> Tensor:
     kind = torch.int32 if size < 2**30 else torch.int64  # the smaller, the faster
     sign, low = torch.iinfo(kind).bits - 1, 2**31 - 1
     partners = (((block[0] << 31) ^ block[1]) % size).to(kind)  # [passes, rounds]
-    factors, shifts = (block[2, 0] & low | 1).to(kind), (block[3] & low).to(kind)  # wrap around when they multiply
+    shifts = (block[2] & low).to(kind)
     mine, x = places // size - first, (places % size).to(kind)
     for round in range(_SWAPS):
         other = partners[:, round][mine] - x
         other = other + ((other >> sign) & size)
-        coin = (torch.maximum(x, other) + shifts[:, round][mine]) * factors[round]
+        coin = (torch.maximum(x, other) + shifts[:, round][mine]) * _ODD
         x = x + ((other - x) & -((coin >> 24) & 1))
     return x.long()
 
@@ -148,8 +174,8 @@ def philox(key: Key, counter: Tensor) -> Tensor:
         Int64[4, n], 32-bit words.
     """
     lane = torch.arange(2, device=key.device)[:, None]  # built on the device: no transfer, no synchronisation
-    multiplier = lane * (_MULTIPLIERS[1] - _MULTIPLIERS[0]) + _MULTIPLIERS[0]
-    weyl = lane * (_WEYL[1] - _WEYL[0]) + _WEYL[0]
+    # Chosen, not computed from the lane: compiled for a GPU, such arithmetic is done in 32 bits, which these overflow.
+    multiplier, weyl = (torch.where(lane == 0, *pair) for pair in (_MULTIPLIERS, _WEYL))
     rounds = torch.arange(_ROUNDS, device=key.device)[:, None, None]
     even, odd = counter[0::2], counter[1::2]
     for bump in ((key[:, None] + rounds * weyl) & _MASK).unbind():
@@ -157,6 +183,16 @@ def philox(key: Key, counter: Tensor) -> Tensor:
         even = ((product >> 32) & _MASK).flip(0) ^ odd ^ bump
         odd = (product & _MASK).flip(0)
     return torch.stack([even[0], odd[0], even[1], odd[1]])
+
+
+def _scalar(key: tuple[int, int], counter: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """`philox` for one counter, in Python's whole numbers."""
+    a, b, c, d = counter
+    for number in range(_ROUNDS):
+        x, y = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
+        bump = [(word + number * weyl) & _MASK for word, weyl in zip(key, _WEYL, strict=True)]
+        a, b, c, d = (y >> 32) ^ b ^ bump[0], y & _MASK, (x >> 32) ^ d ^ bump[1], x & _MASK
+    return a, b, c, d
 
 
 def _counters(num: int, use: int, device: torch.device) -> Tensor:

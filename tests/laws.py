@@ -75,6 +75,9 @@ WRAPPERS: dict[str, Callable[[], Member]] = {
         ps.by_group(ps.delay(ps.prune(history=64), steps=1), groups=3, fractions="loss"), monotone=False, by_loss=False
     ),
     "by_error": lambda: Member(ps.by_error(ps.importance(0.4, floor=0.3, history=64)), scale_free=False),
+    "by_root": lambda: Member(ps.by_root(ps.importance(0.4, floor=0.2)), scale_free=False),
+    "gate": lambda: Member(ps.gate(ps.relative(keep=0.5, history=64), 0.9, pools=2)),
+    "gate-classes": lambda: Member(ps.gate(ps.importance(keep=0.4), classes=2, pools=2), scale_free=False),
     "cover": lambda: Member(ps.cover(ps.relative(keep=0.3, history=64), size=96, epochs=3), False, by_loss=False),
     "cover-unbiased": lambda: Member(
         ps.unbiased(ps.cover(ps.interrupt(ps.importance(0.3), pools=8), size=96, epochs=2)), False, by_loss=False

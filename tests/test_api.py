@@ -8,25 +8,26 @@ import puresift as ps
 
 # fmt: off
 PUBLIC = [
-    "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "Recorder", "Rule", "Score",
-    "SiftState", "Sifted", "Sifter", "SiftingDataLoader", "Stream", "anneal", "auto", "autocast", "band",
-    "batched", "bernoulli", "buffers", "by_error", "by_group", "change", "check", "chunked", "compare",
-    "compiled", "cover", "data", "decisions", "delay", "difference", "draws", "drop_top", "el2n", "empty",
-    "entropy", "epochs", "fastest", "fitting", "floor", "full", "governor", "grad_norm", "head_grad_norm",
-    "hold", "importance", "infobatch", "integrations", "interrupt", "key", "keys", "live", "load_state_dict",
-    "margin", "mix", "peek", "per_sample", "progress", "prune", "ramp", "rank_mix", "ranked", "read_log",
-    "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift", "sifter",
-    "skipping", "state_dict", "summarize", "systematic", "take", "threshold", "tokens", "top", "total",
-    "truncated", "types", "unbiased", "uniform", "with_ids",
+    "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "PrioritizedSampler",
+    "Prioritizer", "PrioritizerState", "Recorder", "Rule", "Score", "SiftState", "Sifted", "Sifter",
+    "SiftingDataLoader", "Stream", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli",
+    "buffers", "by_error", "by_group", "by_root", "change", "check", "chunked", "compare", "compiled", "cover",
+    "data", "decisions", "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy",
+    "epochs", "fastest", "fitting", "floor", "full", "gate", "governor", "grad_norm", "head_grad_norm", "hold",
+    "importance", "infobatch", "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin",
+    "mix", "peek", "per_sample", "prioritize", "prioritizer", "progress", "prune", "ramp", "rank_mix", "ranked",
+    "read_log", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift",
+    "sifter", "skipping", "state_dict", "summarize", "systematic", "take", "threshold", "tokens", "top",
+    "total", "truncated", "types", "unbiased", "uniform", "with_ids",
 ]
 # fmt: on
 NAMESPACES = {
-    "rules": "anneal band by_error by_group cover delay drop_top floor hold importance interrupt mix prune ramp ranked "
-    "relative threshold tokens top unbiased uniform",
+    "rules": "anneal band by_error by_group by_root cover delay drop_top floor gate hold importance interrupt mix "
+    "prune ramp ranked relative threshold tokens top unbiased uniform",
     "scores": "autocast batched change chunked compiled difference el2n entropy grad_norm head_grad_norm live margin "
     "per_sample rank_mix reducible remembered total truncated",
     "buffers": "empty example full lengths refill take",
-    "data": "epochs infobatch peek rs2 skipping",
+    "data": "PrioritizedSampler balanced downsampled epochs infobatch peek rs2 skipping",
 }
 NOT_FLAT = {"example", "lengths"}  # too common as words for the top
 FIELDS = {
@@ -38,6 +39,8 @@ FIELDS = {
     "SiftState": "score rule buffer key step",
     "Info": "losses odds mask extra",
     "Sifted": "batch weights state info",
+    "Prioritizer": "init draw observe plan",
+    "PrioritizerState": "losses rule ids odds waiting_ids waiting_losses waiting key draws step",
 }
 PARAMETERS = {
     ps.batched: "model loss",
@@ -56,6 +59,8 @@ PARAMETERS = {
     ps.state_dict: "state",
     ps.load_state_dict: "template flat",
     ps.sift: "sifter state params loader",
+    ps.prioritize: "prioritizer state data",
+    ps.prioritizer: "rule",
     ps.grad_norm: "model loss",
     ps.el2n: "model outputs",
     ps.margin: "model outputs",
@@ -117,10 +122,13 @@ def test_public_things_are_documented(name):
         assert "Args:" in text
 
 
-CITING = "el2n margin entropy head_grad_norm grad_norm remembered change reducible difference rank_mix tokens"
+CITING = (
+    "el2n margin entropy head_grad_norm grad_norm remembered change reducible difference rank_mix tokens "
+    "infobatch rs2 skipping prioritizer by_root downsampled balanced"
+)
 
 
-@pytest.mark.parametrize("name", [*CITING.split(), "infobatch", "rs2", "skipping"])
+@pytest.mark.parametrize("name", CITING.split())
 def test_scores_and_samplers_cite_their_source(name):
     assert "References:" in inspect.getdoc(getattr(ps, name))
 

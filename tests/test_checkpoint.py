@@ -76,6 +76,37 @@ def test_a_state_of_another_sifter_is_refused(other, words):
         ps.load_state_dict(build()[1], ps.state_dict(other()[1]))
 
 
+def drawn(rule=None, **changes):
+    drawer = ps.prioritizer(rule or ps.importance(keep=0.5), **{"size": 8, "batch_size": 2, "every": 2, **changes})
+    state, ids, _ = drawer.draw(drawer.init(ps.key(3)))
+    return drawer, drawer.observe(state, ids[0], torch.ones(len(ids[0])))
+
+
+def test_the_state_of_a_prioritizer_survives_too():
+    drawer, state = drawn()
+    again = ps.load_state_dict(drawer.init(ps.key(0)), ps.state_dict(state))
+    assert laws.equal(again, state)
+    assert laws.equal(drawer.draw(again), drawer.draw(state))
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (
+            lambda: drawn(size=9),
+            r"saved as torch.float32\[9\] and is .*\[8\] in this prioritizer; .* the same size, batch",
+        ),
+        (lambda: drawn(every=3), r"\[3, 2\] and is .*\[2, 2\]"),
+        (lambda: drawn(ps.relative(keep=0.5)), "of another kind: the prioritizer has .*with the same rule"),
+        (build, "of another kind: the prioritizer has"),
+    ],
+    ids=["size", "every", "rule", "a sifter"],
+)
+def test_a_state_of_another_prioritizer_is_refused(other, words):
+    with pytest.raises(ValueError, match=words):
+        ps.load_state_dict(drawn()[1], ps.state_dict(other()[1]))
+
+
 @pytest.mark.parametrize(("version", "found"), [(None, "none"), (torch.tensor(99), "99")])
 def test_another_version_is_refused(version, found):
     flat = ps.state_dict(build()[1])

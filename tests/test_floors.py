@@ -8,9 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[1] / "puresift"
 # A room is a folder, or a file at the top. Each may import those before it, and itself.
 ORDER = [
-    *["types", "settings", "keys", "trees", "ids", "order", "signals", "infos", "draws"],
-    *["scores", "rules", "buffers", "sifters", "checkpoint"],
-    *["data", "distributed", "stream", "recipes", "trials", "records", "report", "integrations", "cli"],
+    *["types", "settings", "trees", "keys", "ids", "order", "signals", "infos", "draws"],
+    *["scores", "rules", "buffers", "sifters", "prioritizers", "checkpoint"],
+    *["distributed", "data", "stream", "recipes", "trials", "records", "report", "integrations", "cli"],
 ]
 PURE = ORDER[: ORDER.index("checkpoint")]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -44,7 +44,8 @@ def test_step_is_pure_and_keeps_its_layout(member, draw):
         state, _ = drain(sifter, after)
 
 
-@pytest.mark.parametrize("draw", DRAWS)
+# With the second draw in the slow suite: draws by themselves are compiled and mapped in the laws.
+@pytest.mark.parametrize("draw", ["bernoulli", pytest.param("systematic", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("member", MEMBERS)
 def test_step_compiles_in_one_frame_and_vmaps_over_states(member, draw):
     sifter = build(MEMBERS[member]().rule, draw=DRAWS[draw], columns=COLUMNS)

@@ -4,8 +4,9 @@ Each rank sifts its own share of the data and keeps its own number of rows, so b
 all ranks together. In a single process nothing here has any effect. No other folder imports torch.distributed.
 """
 
+from puresift.distributed.gathering import gathered
 from puresift.distributed.lockstep import in_step
 from puresift.distributed.ranks import place, rank_key
 from puresift.distributed.saving import stamped, unstamped
 
-__all__ = ["in_step", "place", "rank_key", "stamped", "unstamped"]
+__all__ = ["gathered", "in_step", "place", "rank_key", "stamped", "unstamped"]

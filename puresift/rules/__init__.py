@@ -2,10 +2,10 @@
 
 from puresift.rules.cutting import band, drop_top, prune, threshold
 from puresift.rules.grouping import by_group, cover
-from puresift.rules.mixing import by_error, floor, mix
+from puresift.rules.mixing import by_error, by_root, floor, mix
 from puresift.rules.planning import hold, uniform
 from puresift.rules.ranking import ranked, relative, top
-from puresift.rules.scheduling import anneal, delay, interrupt, ramp
+from puresift.rules.scheduling import anneal, delay, gate, interrupt, ramp
 from puresift.rules.tokenwise import tokens
 from puresift.rules.weighing import importance, unbiased
 
@@ -14,10 +14,12 @@ __all__ = [
     "band",
     "by_error",
     "by_group",
+    "by_root",
     "cover",
     "delay",
     "drop_top",
     "floor",
+    "gate",
     "hold",
     "importance",
     "interrupt",

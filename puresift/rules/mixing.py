@@ -109,7 +109,7 @@ def floor(rule: Rule, least: Number) -> Rule:
 
 
 def by_error(rule: Rule) -> Rule:
-    """The rule, shown the chance of being wrong in place of the loss: 1 - exp(-loss), for losses in nats.
+    """The rule, shown the probability of being wrong in place of the loss: 1 - exp(-loss), for losses in nats.
 
     It lies in [0, 1), so that a few rows with a very large loss, outliers and wrong labels among them, do not take the
     mean for themselves. The losses in the infos stay losses.
@@ -129,5 +129,34 @@ def by_error(rule: Rule) -> Rule:
 
     def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
         return rule.select(state, -torch.expm1(-losses.float().clamp(min=0)), **columns)
+
+    return Rule(rule.init, select, rule.wants)
+
+
+def by_root(rule: Rule) -> Rule:
+    """The rule, shown the square root of the loss.
+
+    For a loss that is a squared error, the root is the error, and the norm of the gradient is in proportion to it: the
+    odds that lower the variance most. It also keeps a few rows with a very large loss from taking all the odds.
+
+    Args:
+        rule: any; for a rule by rank alone nothing changes but rounding.
+
+    Returns:
+        A rule with the same state; losses below 0 count as 0.
+
+    Example:
+        >>> from puresift import rules
+        >>> rule = by_root(rules.importance(keep=0.5, floor=0.0))
+        >>> rule.select(rule.init(), torch.tensor([1.0, 1.0, 4.0, 4.0]))[1].probs
+        tensor([0.3333, 0.3333, 0.6667, 0.6667])
+
+    References:
+        Angelos Katharopoulos, François Fleuret, "Not All Samples Are Created Equal: Deep Learning with Importance
+        Sampling", 2018 (odds in proportion to the norm of the gradient).
+    """
+
+    def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
+        return rule.select(state, losses.float().clamp(min=0).sqrt(), **columns)
 
     return Rule(rule.init, select, rule.wants)

@@ -92,10 +92,11 @@ def fill(scores: Tensor, total: Number) -> Tensor:
     Returns:
         Float32[B] in [0, 1].
     """
-    scores, size = scores.double(), scores.shape[0]
-    total = (scores.new_zeros(()) + total).clamp(0, size)
+    size = scores.shape[0]
+    total = (torch.zeros((), dtype=torch.float64, device=scores.device) + total).clamp(0, size)
     if size > SORTED_UP_TO and scores.device.type == "cpu" and not unreadable(total > 0):
         return _fill_large(scores, total)
+    scores = scores.double()
     ordered = scores.sort().values
     sums = ordered.cumsum(0)
     full = torch.arange(size - 1, -1, -1, device=scores.device)  # rows at p = 1 if row i is the largest below it
@@ -112,18 +113,18 @@ def fill(scores: Tensor, total: Number) -> Tensor:
 
 def _fill_large(scores: Tensor, planned: Tensor) -> Tensor:
     """`fill` without a sort: c for the rows below p = 1, again and again until no other row reaches it."""
-    scored = scores > 0
-    free = scored
+    free, full = scores, torch.zeros_like(planned)  # scores of the rows below p = 1, and how many are at it
     while True:
-        rest = (planned - (scored & ~free).sum()).clamp(min=0)
-        mass = exact_sum(torch.where(free, scores, 0.0))
-        probs = torch.where(free, scores * (rest / mass), 1.0)
-        over = free & (probs > 1)
-        if not bool(over.any()):
+        factor = (planned - full).clamp(min=0) / exact_sum(free)
+        if not bool(free.amax() * factor > 1):
             break
-        free = free & ~over
+        over = free * factor > 1
+        free, full = torch.where(over, 0.0, free), full + over.sum()
+    if bool(free.amin() > 0):
+        return (free * factor).float()
+    scored = scores > 0
     spare = (planned - scored.sum()).clamp(min=0) / (~scored).sum()
-    return torch.where(scored, probs.nan_to_num(1.0), spare).float()
+    return torch.where(scored, torch.where(free > 0, free * factor, 1.0), spare).float()
 
 
 def always(state: Any) -> Tensor:

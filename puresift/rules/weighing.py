@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
-from puresift.order import mean
+from puresift.order import SORTED_UP_TO, mean
 from puresift.rules.columns import MissingColumn
 from puresift.rules.histories import remember, unseen
 from puresift.rules.planning import always, fill
@@ -75,10 +75,14 @@ def importance(keep: Number, *, floor: Number = 0.1, bias: Number = 1.0, history
 
     def select(state: ImportanceState, losses: Losses, **columns: Any) -> tuple[ImportanceState, Odds]:
         size = losses.shape[0]
-        scores = losses.float().double().clamp(min=0)
+        scores = losses.float().clamp(min=0)
+        scores = (
+            scores if size > SORTED_UP_TO else scores.double()
+        )  # of very many, copies would cost more than the sums
         average = mean(scores)
-        relative = torch.where(average > 0, scores / average, 1.0)
-        probs = fill((1 - floor) * relative + floor, keep * size)
+        relative = (scores + (average <= 0)) / torch.where(average > 0, average, 1.0)  # 1 where all are 0
+        mixed = (1 - floor) * relative + floor if isinstance(floor, Tensor) else relative.mul_(1 - floor).add_(floor)
+        probs = fill(mixed, keep * size)
         return state, Odds(probs, _weights(keep, probs, bias))
 
     return Rule(ImportanceState, select, always)
@@ -100,6 +104,8 @@ def _by_mean(keep: Number, floor: Number, bias: Number, length: int) -> Rule:
 
 
 def _weights(keep: Number, probs: Tensor, bias: Number) -> Tensor:
+    if not isinstance(bias, Tensor) and bias == 0:
+        return torch.ones_like(probs)  # powers are slow, and this one is known
     weights = torch.where(probs > 0, (keep / probs.double()) ** bias, 1.0)
     return weights.clamp(max=torch.finfo(torch.float32).max).float()
 

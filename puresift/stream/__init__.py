@@ -2,6 +2,7 @@
 
 from puresift.stream.governors import Governor, decisions, governor
 from puresift.stream.loader import SiftingDataLoader
+from puresift.stream.prioritized import prioritize
 from puresift.stream.stream import Stream, progress, sift
 
-__all__ = ["Governor", "SiftingDataLoader", "Stream", "decisions", "governor", "progress", "sift"]
+__all__ = ["Governor", "SiftingDataLoader", "Stream", "decisions", "governor", "prioritize", "progress", "sift"]

@@ -44,6 +44,7 @@ def test_a_single_process_is_left_alone():
     assert list(distributed.in_step(iter("abc"))) == ["a", "b", "c"]
     assert torch.equal(distributed.rank_key(ps.key(5)), ps.key(5))
     assert distributed.place() == (0, 1)
+    assert torch.equal(distributed.gathered(torch.arange(3)), torch.tensor([[0, 1, 2]]))
     assert distributed.unstamped(distributed.stamped({"a": 1})) == {"a": 1}
     with pytest.raises(ValueError, match="was saved on 2 ranks and there are 1 now"):
         distributed.unstamped({"place": torch.tensor([0, 2])})

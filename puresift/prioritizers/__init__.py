@@ -1,0 +1,6 @@
+"""Prioritizers: batches of ids drawn from a table of the losses that training has already computed."""
+
+from puresift.prioritizers.drawing import Prioritizer, prioritizer
+from puresift.prioritizers.table import Plan, PrioritizerState
+
+__all__ = ["Plan", "Prioritizer", "PrioritizerState", "prioritizer"]
