@@ -214,6 +214,123 @@ def trainer(rank):
     return ends
 
 
+def drawn_trainer(rank):
+    """A Trainer on this rank's rows of drawn batches, and another that goes on from its checkpoint."""
+    import tempfile
+
+    import torch.distributed as dist
+    import transformers
+
+    from tests.integrations import test_huggingface as small
+
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "MASTER_ADDR": "127.0.0.1"}
+    folder = [tempfile.mkdtemp() if rank == 0 else None]
+    dist.broadcast_object_list(folder)
+    settings = {"max_steps": -1, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2}
+    settings |= {"ddp_backend": "gloo", "ddp_find_unused_parameters": False}
+    runs = []
+    for seed, checkpoint in ((0, None), (5, f"{folder[0]}/checkpoint-4")):
+        ids = []
+
+        def loss(model, batch, ids=ids):
+            ids.append(batch["id"].tolist())
+            return small.per_sample(model, batch)
+
+        args = small.arguments(folder[0], **settings)
+        run = transformers.Trainer(small.bert(seed=seed), args, train_dataset=small.Phrases())
+        run.remove_callback(transformers.PrinterCallback)
+        small.huggingface.sift(run, prioritizer=small.drawer(batch_size=16), loss=loss, sync=3)
+        run.train(resume_from_checkpoint=checkpoint)
+        table = small.sampler_of(run).state.losses.tolist()
+        weights = [float(tensor.double().sum()) for tensor in run.model.state_dict().values()]
+        runs.append({"ids": ids, "table": table, "weights": weights, "steps": run.state.global_step})
+    whole, again = runs
+    resumed = again["weights"] == whole["weights"] and again["table"] == whole["table"]
+    return {**whole, "resumed": resumed and again["ids"] == whole["ids"][4:]}
+
+
+def accelerated_drawing(rank):
+    """A loop of accelerate's on this rank's rows of drawn batches, and another that goes on from its checkpoint."""
+    import tempfile
+
+    from accelerate import Accelerator
+
+    from tests.integrations import test_accelerate_drawing as small
+
+    accelerator = Accelerator(cpu=True)
+    folder = accelerator.gather_for_metrics([tempfile.mkdtemp()], use_gather_object=True)[0]
+    runs = []
+    for load in (False, True):
+        parts = small.setting(accelerator, prioritizer=small.prioritizer(batch_size=2 * small.BATCH))
+        if load:
+            accelerator.load_state(folder)
+        ids = []
+        for batch, _ in small.passes(*parts):
+            ids.append(batch["id"].tolist())
+            if len(ids) == 4 and not load:
+                accelerator.save_state(folder)
+        weights = [p.double().sum().item() for p in parts[1].parameters()]
+        runs.append({"ids": ids, "weights": weights, "table": parts[3].sampler.state.losses.tolist()})
+        for kept in ("_models", "_optimizers", "_dataloaders", "_custom_objects"):
+            getattr(accelerator, kept).clear()
+    whole, again = runs
+    return {**whole, "resumed": again == {**whole, "ids": whole["ids"][4:]}}
+
+
+def lightning_drawing(rank):
+    """A LightningModule on this rank's rows of drawn batches, and another that goes on from its checkpoint."""
+    import tempfile
+
+    import torch.distributed as dist
+
+    from tests.integrations import test_lightning_drawing as small
+
+    folder = [tempfile.mkdtemp() if rank == 0 else None]
+    dist.broadcast_object_list(folder)
+    settings = {"devices": WORLD, "strategy": "ddp", "drawer": small.prioritizer(batch_size=WORLD * small.BATCH)}
+    runs = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in (None, "epoch=1-step=4.ckpt"):
+            place = f"{folder[0]}/again" if path else folder[0]
+            one = small.fit(folder=place, path=path and f"{folder[0]}/{path}", **settings)
+            weights = [p.double().sum().item() for p in one.module.parameters()]
+            runs.append({"ids": one.module.ids, "weights": weights, "table": one.sampler.state.losses.tolist()})
+    whole, again = runs
+    return {**whole, "resumed": again == {**whole, "ids": whole["ids"][4:]}}
+
+
+def prioritized(rank):
+    """A sampler's shares and tables, exchanged at every step and at every other, and resumed between two exchanges."""
+    from tests import laws
+    from tests.data import test_prioritized as small
+
+    def refused(make):
+        try:
+            make()
+        except ValueError as error:
+            return str(error)
+
+    often = list(small.train(small.sampler(), small.start()))
+    rare = list(small.train(small.sampler(sync=2), small.start()))
+    _, _, flat, values = rare[4]
+    again = small.sampler(sync=2, seed=5)
+    again.load_state_dict(flat)
+    rest = list(small.train(again, values))
+    swapped = {name.replace(f"waiting/{rank}", f"waiting/{1 - rank}"): tensor for name, tensor in flat.items()}
+    alone = {**flat, "plan": flat["plan"].clone()}
+    alone["plan"][-2] = 1
+    return {
+        "ids": small.ids_of(often),
+        "table": often[-1][2][":PrioritizerState/losses"].tolist(),
+        "rare": rare[-1][2][":PrioritizerState/losses"].tolist(),
+        "resumed": laws.equal(rest, rare[5:]),
+        "swapped": refused(lambda: again.load_state_dict(swapped)),
+        "odd": refused(lambda: small.sampler(batch_size=7)),
+        "alone": refused(lambda: again.load_state_dict(alone)),
+    }
+
+
 if __name__ == "__main__":
     import torch.distributed as dist
 

@@ -10,6 +10,16 @@
             optimizer.zero_grad()
 
 It wraps the prepared loader, which reads one batch ahead: inside it, every score would be one step old.
+
+On drawn batches nothing is scored, and the loader is left unprepared:
+
+    loader = drawing(accelerator, loader, ps.prioritizer(rule, size=len(dataset), batch_size=32))
+
+    for batch in loader:
+        with accelerator.accumulate(model):
+            accelerator.backward(loader.mean(loss(model, batch)))
+            optimizer.step()
+            optimizer.zero_grad()
 """
 
 from __future__ import annotations
@@ -21,12 +31,16 @@ import torch
 from accelerate import Accelerator
 from accelerate.data_loader import DataLoaderDispatcher, DataLoaderStateMixin
 from accelerate.state import GradientState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, send_to_device
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from puresift import trees
+from puresift.data.feeding import Fed
+from puresift.data.prioritized import PrioritizedSampler
 from puresift.distributed.ranks import place
 from puresift.infos import join
+from puresift.prioritizers import Prioritizer
 from puresift.stream.loader import SiftingDataLoader
 from puresift.types import Batch, Info, Rule, Score, ScoreFn
 
@@ -66,10 +80,63 @@ def sifting(
     return sifted
 
 
+def drawing(
+    accelerator: Accelerator, loader: DataLoader[Any], prioritizer: Prioritizer, *, seed: int = 0, prefetch: int = 1000
+) -> Drawn:
+    """A loader of batches drawn by a prioritizer, on the accelerator's device; they look as the loader's own.
+
+    Train on `loader.mean(losses)`, for the per-sample losses of each batch. It is registered for checkpointing: after
+    `accelerator.load_state` the next iteration goes on in the epoch, with the same bits for as many workers;
+    `loader.sampler.epoch` counts epochs.
+
+    Args:
+        accelerator: any.
+        loader: a DataLoader over a map-style dataset, not prepared, with one rank's rows a batch.
+        prioritizer: from `ps.prioritizer`; its size is len(dataset), and its batch_size that of all ranks.
+        seed: a whole number.
+        prefetch: how many batches may wait for their losses.
+
+    Raises:
+        ValueError: the loader was prepared, the dataset has another length, or a setting is out of range; in an
+            iteration, when batches have another size, or no losses came back for one.
+    """
+    if isinstance(loader, DataLoaderStateMixin) or not isinstance(loader, DataLoader):
+        raise ValueError("pass the plain DataLoader: prepared ones share out rows themselves, which the sampler does")
+    ours = Drawn(loader, PrioritizedSampler(prioritizer, seed=seed, prefetch=prefetch), accelerator.device)
+    accelerator.register_for_checkpointing(ours)
+    return ours
+
+
 def gathered(accelerator: Accelerator, info: Info) -> Info:
     """The infos of all ranks as one, on the host; every rank must call it. `ps.summarize` turns it into numbers."""
     host = trees.to(info, torch.device("cpu"))
     return join(gather_object([host])) if accelerator.num_processes > 1 else host
+
+
+class Drawn(DataLoaderStateMixin, Fed):
+    """What `drawing` returns: the active loader while it yields, so that accumulation ends with an epoch."""
+
+    def __init__(self, loader: DataLoader[Any], sampler: PrioritizedSampler, device: torch.device):
+        Fed.__init__(self, loader, sampler)
+        self.gradient_state, self._device = GradientState(), device
+
+    def __iter__(self) -> Iterator[Batch]:
+        left = len(self.sampler) - self.sampler.position
+        self.begin()
+        try:
+            for place, batch in enumerate(Fed.__iter__(self), 1):
+                self.end_of_dataloader = place == left
+                yield send_to_device(batch, self._device, non_blocking=True)
+        finally:
+            self.end()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sampler's, which is the same on all ranks."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, flat: Mapping[str, Tensor]) -> None:
+        """Go on there."""
+        self.sampler.load_state_dict(flat)
 
 
 class _Loader(DataLoaderStateMixin, SiftingDataLoader):

@@ -449,6 +449,174 @@ def test_an_unknown_setting_is_an_error(tmp_path):
         huggingface.SiftingTrainer(bert(), arguments(tmp_path), train_dataset=Phrases(), rule=RULE, colour=3)
 
 
+def drawer(**changes):
+    return ps.prioritizer(RULE, **{"size": ROWS, "batch_size": BATCH, "every": 4, "end": 0.0, **changes})
+
+
+def drawing(folder, *, prioritizer=None, loss=None, others=None, **settings):
+    """Three epochs of 5.5 batches: the last batch of each is of two passes."""
+    trainer = plain(folder, **{"max_steps": -1, "num_train_epochs": 3, **settings})
+    return huggingface.sift(trainer, prioritizer=prioritizer or drawer(), loss=loss, **others or {})
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_drawn_batches_train_as_a_loop_written_by_hand(tmp_path, accumulate):
+    """Weights reach the loss and losses the sampler, and an epoch's last group of batches may be a smaller one."""
+    settings = {"gradient_accumulation_steps": accumulate, "max_grad_norm": 0.0}
+    trainer = drawing(tmp_path, model=bert(dropout=0), **settings)
+    trainer.train()
+
+    model, hand = bert(dropout=0), plain(tmp_path, **settings)
+    hand.model, steps = model, 3 * -(-6 // accumulate)
+    hand.create_optimizer_and_scheduler(num_training_steps=steps)
+    sampler, seen = ps.PrioritizedSampler(drawer(), seed=42), []
+    model.train()
+    for _ in range(3):
+        batches = iter(sampler)
+        groups = [accumulate] * (6 // accumulate) + [6 % accumulate] * bool(6 % accumulate)
+        for count in groups:
+            # The Trainer loads a group before it trains on any of it.
+            for ids in [next(batches) for _ in range(count)]:
+                batch, rows = hand.data_collator([hand.train_dataset[id] for id in ids]), sampler.weights(ids)
+                losses = per_sample(model, batch)
+                sampler.observe(ids, losses)
+                ((rows * losses).mean() / count).backward()
+                seen.append(bool((rows != 1).any()))
+            hand.optimizer.step()
+            hand.lr_scheduler.step()
+            model.zero_grad()
+        assert next(batches, None) is None
+    assert any(seen) and not all(seen)
+    assert trainer.state.global_step == steps and trainer.state.epoch == 3.0
+    assert same(weights(trainer.model), weights(model))
+    assert trainer.lr_scheduler.get_last_lr() == [0, 0]
+    assert same(sampler_of(trainer).state_dict(), sampler.state_dict())
+
+
+def sampler_of(trainer):
+    return trainer.callback_handler.train_dataloader.batch_sampler.sampler
+
+
+DRAWN = {
+    "one": {},
+    "accumulated": {"gradient_accumulation_steps": 4},
+    "workers": {"dataloader_num_workers": 2},
+    "a budget": {"max_steps": 9, "prioritizer": drawer(steps=9, end=0.2)},
+    "half a group": {"max_steps": 5, "gradient_accumulation_steps": 4, "prioritizer": drawer(steps=16)},
+}
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_drawn_batches_resume_at_every_step(tmp_path, kind):
+    settings = {"num_train_epochs": 2, **DRAWN[kind], "save_strategy": "steps", "save_steps": 1}
+    whole = drawing(tmp_path, **settings)
+    whole.train()
+    last = whole.state.global_step
+    for step in (1, 5, 6, 9) if kind == "workers" else range(1, last):
+        again = drawing(tmp_path, **settings | {"save_strategy": "no"}, model=bert(seed=5))
+        torch.manual_seed(step)
+        again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        assert same(weights(again.model), weights(whole.model)), f"step {step}"
+        assert same(sampler_of(again).state_dict(), sampler_of(whole).state_dict())
+        for name in ("learning_rate", "epoch", "loss"):
+            one, other = ([log.get(name) for log in run.state.log_history[:-1]] for run in (whole, again))
+            assert one == other
+    assert whole.state.max_steps == last
+
+
+def test_an_epoch_draws_every_row_and_leaves_the_users_columns_alone(tmp_path):
+    seen = []
+
+    def loss(model, batch):
+        assert batch.keys() == {"input_ids", "attention_mask", "labels", "id"}
+        seen.extend(batch["id"].tolist())
+        return per_sample(model, batch)
+
+    trainer = drawing(tmp_path, loss=loss, num_train_epochs=1, others={"prefetch": 8, "sync": 2})
+    trainer.train()
+    assert sorted(seen[:ROWS]) == list(range(ROWS)) and len(seen) == 6 * BATCH
+    assert trainer.evaluate(Phrases())["eval_loss"] > 0 and len(seen) == 6 * BATCH
+    trainer.train()
+    assert sorted(seen[6 * BATCH :][:ROWS]) == list(range(ROWS)), "another training begins anew"
+
+
+def draw_twice(folder):
+    huggingface.sift(drawing(folder), RULE)
+
+
+def resume_undrawn(folder):
+    plain(folder, save_strategy="steps", save_steps=2, max_steps=2).train()
+    drawing(folder).train(resume_from_checkpoint=True)
+
+
+def resume_drawn(**changes):
+    def resume(folder):
+        drawing(folder, save_strategy="steps", save_steps=2, max_steps=2).train()
+        drawing(folder, **changes).train(resume_from_checkpoint=True)
+
+    return resume
+
+
+def nothing_to_go_by(folder):
+    huggingface.sift(plain(folder))
+
+
+NOT_DRAWN = {
+    "neither": (nothing_to_go_by, "pass either a rule.*or a prioritizer"),
+    "both": (lambda folder: huggingface.sift(plain(folder), RULE, prioritizer=drawer()), "pass either a rule"),
+    "twice": (draw_twice, "sifted already"),
+    "a score": ({"others": {"score": per_sample}}, "a prioritizer scores nothing: leave them out"),
+    "another batch size": ({"per_device_train_batch_size": 4}, "batches are of 4 rows, over 1 .* batch_size=4"),
+    "another dataset": ({"data": Phrases(40)}, "is for 44 samples, and the dataset has 40 samples.*size=len"),
+    "a stream": ({"data": Stream(), "max_steps": 3}, "the dataset is no map-style dataset with a length"),
+    "another budget": ({"prioritizer": drawer(steps=20)}, "plans steps=20, and this Trainer takes 18.*steps=18"),
+    "a scalar loss": ({"loss": lambda model, batch: per_sample(model, batch).mean()}, "already reduced"),
+    "no prefetch": ({"others": {"prefetch": 0}}, "prefetch must be a whole number >= 1"),
+    "too little prefetch": (
+        {"others": {"prefetch": 3}, "gradient_accumulation_steps": 4},
+        r"3 batches were handed out.*larger prefetch=",
+    ),
+    "resumed without a state": (resume_undrawn, r"no sifting-0.pt.*from_pretrained\("),
+    "resumed with another plan": (resume_drawn(prioritizer=drawer(every=5)), "another plan, with every 4 and now 5"),
+    "resumed by other groups": (
+        resume_drawn(gradient_accumulation_steps=2),
+        "resumes after 4 batches .*, and 2 were .*accumulation_steps",
+    ),
+    "a collator of tuples": (
+        {"data": [{"input_ids": [1, 2], "labels": 0}] * ROWS, "collate": lambda rows: (1, 2)},
+        "must give a mapping, as the Trainer takes, got tuple",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_DRAWN)
+@pytest.mark.filterwarnings("ignore:.*arguments do not match.*")
+def test_what_cannot_be_drawn_is_refused_in_words(tmp_path, name):
+    case, message = NOT_DRAWN[name]
+
+    def run():
+        if callable(case):
+            return case(tmp_path)
+        trainer = drawing(tmp_path, **{key: value for key, value in case.items() if key != "collate"})
+        trainer.data_collator = case.get("collate", trainer.data_collator)
+        trainer.train()
+
+    with pytest.raises(ValueError, match=message):
+        run()
+
+
+def test_an_unknown_setting_of_the_sampler_is_an_error(tmp_path):
+    with pytest.raises(TypeError, match="colour"):
+        drawing(tmp_path, others={"colour": 3})
+
+
+def test_two_processes_draw_shares_of_one_batch_and_resume():
+    one, other = ranks.launch("drawn_trainer")["drawn_trainer"]
+    assert one["weights"] == other["weights"] and one["table"] == other["table"]
+    assert one["steps"] == 6 and one["resumed"] and other["resumed"]
+    assert not any(set(ours) & set(theirs) for ours, theirs in zip(one["ids"][:2], other["ids"][:2], strict=True))
+
+
 def test_an_old_transformers_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", types.SimpleNamespace(__version__="4.57.1"))
     with pytest.raises(ImportError, match=r"transformers >= 5, and 4\.57\.1 is installed.*puresift\[huggingface\]"):

@@ -26,14 +26,7 @@ class Passes(Iterable[Batch]):
 
     def load(self, folder: str) -> None:
         """Resume from a checkpoint."""
-        path = os.path.join(folder, file(self._trainer.args))
-        if not os.path.isfile(path):
-            raise ValueError(
-                f"{folder} has no {os.path.basename(path)}: it was saved without sifting, or by another number of "
-                f"processes; to start sifting from its weights, load them with from_pretrained({folder!r}) and do not "
-                "pass resume_from_checkpoint"
-            )
-        self.loader.load_state_dict(torch.load(path, weights_only=True))
+        self.loader.load_state_dict(saved(folder, self._trainer.args))
         self.pools = int(self.loader.state.step)
 
     @property
@@ -79,3 +72,19 @@ class Passes(Iterable[Batch]):
 def file(args: Any) -> str:
     """The name of this rank's state in a checkpoint folder."""
     return f"sifting-{args.process_index}.pt"
+
+
+def saved(folder: str, args: Any) -> dict[str, Any]:
+    """This rank's state in a checkpoint folder.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = os.path.join(folder, file(args))
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"{folder} has no {os.path.basename(path)}: it was saved without sifting, or by another number of "
+            f"processes; to start sifting from its weights, load them with from_pretrained({folder!r}) and do not "
+            "pass resume_from_checkpoint"
+        )
+    return torch.load(path, weights_only=True)

@@ -40,13 +40,7 @@ def prepared(
     """The settings, checked against this trainer."""
     args, rows = trainer.args, trainer._train_batch_size if batch_size is None else batch_size
     sifters.sifter(score or (lambda params, batch: batch), rule, batch_size=rows, **settings)  # checks them
-    if trainer.compute_loss_func is not None:
-        raise ValueError(
-            "compute_loss_func gives one number per batch, and sifting needs one per row; pass loss(model, batch) -> "
-            "Float[B] instead"
-        )
-    if loss is not None and args.label_smoothing_factor:
-        raise ValueError("label_smoothing_factor does not apply to a custom loss; smooth the labels in it instead")
+    per_sample = losses_of(trainer, loss)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise ValueError("FSDP and DeepSpeed shard the parameters that scores need; use one device, or DDP")
     if args.max_steps <= 0:
@@ -54,7 +48,19 @@ def prepared(
             "max_steps must be set, because the number of batches in a sifted pass is not known ahead"
             + _suggestion(trainer, rule, rows)
         )
-    return Settings(rule, loss or _cross_entropy(trainer), score, batch_size, governor, dict(settings))
+    return Settings(rule, per_sample, score, batch_size, governor, dict(settings))
+
+
+def losses_of(trainer: Any, loss: Loss | None) -> Loss:
+    """The per-sample loss that a trainer is to train with; by default a classifier's."""
+    if trainer.compute_loss_func is not None:
+        raise ValueError(
+            "compute_loss_func gives one number per batch, and sifting needs one per row; pass loss(model, batch) -> "
+            "Float[B] instead"
+        )
+    if loss is not None and trainer.args.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor does not apply to a custom loss; smooth the labels in it instead")
+    return loss or _cross_entropy(trainer)
 
 
 def _suggestion(trainer: Any, rule: Rule, rows: int) -> str:

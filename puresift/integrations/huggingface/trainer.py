@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from puresift import keys
+from puresift.integrations.huggingface.drawn import Drawing, Drawn, found, planned
 from puresift.integrations.huggingface.passes import Passes, file
 from puresift.integrations.huggingface.settings import Loss, Settings, prepared
+from puresift.prioritizers import Prioritizer
 from puresift.records.meters import Meter
 from puresift.scores import autocast, batched
 from puresift.scores.model import live, per_row
@@ -36,15 +38,16 @@ WEIGHTS = "sift_weights"  # the batch entry that passes weights from the loader 
 
 def sift(
     trainer: Trainer,
-    rule: Rule,
+    rule: Rule | None = None,
     *,
+    prioritizer: Prioritizer | None = None,
     loss: Loss | None = None,
     score: ScoreFn | Score | None = None,
     batch_size: int | None = None,
     governor: Governor | None = None,
     **settings: Any,
 ) -> Trainer:
-    """Let a Trainer train on what a rule keeps of its candidates.
+    """Let a Trainer train on what a rule keeps of its candidates, or on what a prioritizer draws.
 
     The trainer's own loader gives the pools, which are scored with the newest weights. The training loss becomes
     `(weights * loss(model, batch)).mean()`; evaluation is unchanged. `num_train_epochs` is ignored, because the number
@@ -52,18 +55,24 @@ def sift(
     `epoch` counts them. Checkpoints hold the sifter's state, and `resume_from_checkpoint` resumes from it, bit for
     bit; `args.ignore_data_skip` is set for that. Logs gain what `ps.summarize` gives, as "sift/keep" and so on.
 
+    With a prioritizer nothing is scored: a `ps.PrioritizedSampler` gives the batches, and the losses of training go
+    back to it. An epoch has a length, so that `num_train_epochs` counts; checkpoints hold the sampler's state.
+
     The draw's key and the order of the candidates follow from `args.seed`.
 
     Args:
         trainer: any Trainer that has not begun to train. It is changed in place: its class gains a base class.
-        rule: losses to odds.
+        rule: losses to odds; this, or a prioritizer.
+        prioritizer: from `ps.prioritizer`; its size is len(train_dataset), its batch_size that of all processes, and
+            its steps, if given, the batches that the Trainer takes.
         loss: `loss(model, batch)`, Float[B], one number per row; by default the cross entropy of a sequence
             classifier, from the batch's "labels" and the model's logits.
         score: `score(params, batch)`, or a `ps.Score` that remembers, which then receives training losses; by default
             `ps.batched(trainer.model, loss)`, in the precision set by the arguments (bf16, fp16).
         batch_size: rows in a batch; by default as many as in a pool, the per-device train batch size.
         governor: `ps.governor()`, as in `ps.sift`; it measures again in each pass.
-        settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite.
+        settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite; with a
+            prioritizer those of `ps.PrioritizedSampler`: prefetch, sync.
 
     Returns:
         The trainer.
@@ -85,7 +94,9 @@ def sift(
         >>> metrics["sift/seen"], metrics["sift/keep"]
         (32.0, 0.5)
     """
-    if isinstance(trainer, _Sifting):
+    if (rule is None) == (prioritizer is None):
+        raise ValueError("pass either a rule, sift(trainer, rule), or a prioritizer, sift(trainer, prioritizer=...)")
+    if isinstance(trainer, _Resuming):
         raise ValueError("this trainer is sifted already; make a new Trainer to sift it in another way")
     if loss is None and type(trainer).compute_loss is not Trainer.compute_loss:
         raise ValueError(
@@ -94,17 +105,38 @@ def sift(
         )
     if replaced := sorted({"compute_loss", "get_train_dataloader", "train", "log"} & vars(trainer).keys()):
         raise ValueError(f"{', '.join(replaced)} was set on the trainer itself; define it in a subclass of Trainer")
-    ready = prepared(trainer, rule, loss, score, batch_size, governor, settings)
-    trainer.__class__ = type(f"Sifting{type(trainer).__name__}", (_Sifting, type(trainer)), {})
-    _install(trainer, ready)
+    if rule is not None:
+        ready = prepared(trainer, rule, loss, score, batch_size, governor, settings)
+        _install(_with(trainer, _Sifting), ready)
+        return trainer
+    assert prioritizer is not None
+    if any(setting is not None for setting in (score, batch_size, governor)):
+        raise ValueError("score, batch_size and governor are for a rule; a prioritizer scores nothing: leave them out")
+    drawn = planned(trainer, prioritizer, loss, settings)
+    _draw(_with(trainer, _Drawing), drawn)
     return trainer
 
 
-class _Sifting(Trainer):
+class _Resuming(Trainer):
+    """A Trainer that is told of the checkpoint before it makes its loader."""
+
+    _resume: str | None = None
+
+    def train(self: Any, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer's, with the state of what gives the batches restored."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
+        self._resume = None if isinstance(resume_from_checkpoint, bool) else resume_from_checkpoint
+        try:
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self._resume = None
+
+
+class _Sifting(_Resuming):
     """What a sifting trainer changes; comes before any other Trainer among its bases."""
 
     _sifting: Settings
-    _resume: str | None = None
 
     def get_train_dataloader(self: Any) -> Any:
         """Passes over the trainer's own loader, sifted outside of any prefetching."""
@@ -144,16 +176,6 @@ class _Sifting(Trainer):
             self.callback_handler.train_dataloader.loader.observe(losses.detach(), batch)
         return (weights * losses).mean()
 
-    def train(self: Any, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer's, with the sifter's state restored."""
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True
-        self._resume = None if isinstance(resume_from_checkpoint, bool) else resume_from_checkpoint
-        try:
-            return super().train(resume_from_checkpoint, *args, **kwargs)
-        finally:
-            self._resume = None
-
     def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the Trainer's, with the numbers of rows seen and kept."""
         passes = self.callback_handler.train_dataloader
@@ -161,6 +183,10 @@ class _Sifting(Trainer):
             meter, passes.window = (passes.window, Meter()) if "loss" in logs else (passes.whole, Meter())
             logs |= {f"sift/{name}": value for name, value in meter.read().items() if math.isfinite(value)}
         super().log(logs, *args, **kwargs)
+
+
+class _Drawing(Drawing, _Resuming):
+    """What a drawing trainer changes."""
 
 
 class SiftingTrainer(_Sifting):
@@ -207,8 +233,25 @@ class SiftingTrainer(_Sifting):
         _install(self, prepared(self, rule, loss, score, batch_size, governor, settings))
 
 
-class _Keeper(TrainerCallback):
-    """Saves the sifter's state with each checkpoint, and counts epochs by the candidates read."""
+class _Saver(TrainerCallback):
+    """Saves the state of what gives the batches with each checkpoint."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        found(kwargs["train_dataloader"], args, state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_hyper_param_search:  # the search owns these folders, and trials are not resumed
+            return
+        folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
+        os.makedirs(folder, exist_ok=True)
+        torch.save(self.state(kwargs["train_dataloader"]), os.path.join(folder, file(args)))
+
+    def state(self, loader: Any) -> dict[str, Any]:
+        return loader.batch_sampler.sampler.state_dict()
+
+
+class _Keeper(_Saver):
+    """Counts epochs by the candidates read."""
 
     _epoch = 0
 
@@ -225,20 +268,31 @@ class _Keeper(TrainerCallback):
             control.should_evaluate |= args.eval_strategy == "epoch" and args.eval_delay <= state.epoch
             control.should_save |= args.save_strategy == "epoch"
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_hyper_param_search:  # the search owns these folders, and trials are not resumed
-            return
-        folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-        os.makedirs(folder, exist_ok=True)
-        torch.save(kwargs["train_dataloader"].loader.state_dict(), os.path.join(folder, file(args)))
+    def state(self, loader: Any) -> dict[str, Any]:
+        return loader.loader.state_dict()
+
+
+def _with(trainer: Any, base: type) -> Any:
+    trainer.__class__ = type(f"Sifting{type(trainer).__name__}", (base, type(trainer)), {})
+    return trainer
 
 
 def _install(trainer: Any, settings: Settings) -> None:
     trainer._sifting = settings
     trainer.args.ignore_data_skip = True  # positions count sifted batches, not batches of candidates
-    # Our loss is a mean over one micro-batch, so the Trainer must divide it; it reads one flag or both, by version.
-    trainer.loss_is_scaled_for_ga = trainer.model_accepts_loss_kwargs = False
+    _scaled(trainer)
     trainer.add_callback(_Keeper)
+
+
+def _draw(trainer: Any, drawn: Drawn) -> None:
+    trainer._drawn = drawn
+    _scaled(trainer)
+    trainer.add_callback(_Saver)
+
+
+def _scaled(trainer: Any) -> None:
+    """Our loss is a mean over one micro-batch, so the Trainer must divide it; it reads one flag or both, by version."""
+    trainer.loss_is_scaled_for_ga = trainer.model_accepts_loss_kwargs = False
 
 
 def _score(trainer: Any, loss: Loss) -> ScoreFn:

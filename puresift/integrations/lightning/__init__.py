@@ -1,5 +1,6 @@
-"""Lightning: train a LightningModule on sifted batches, with a callback and a wrapped loader or data module."""
+"""Lightning: train a LightningModule on sifted or drawn batches, with a callback and a wrapped loader or data."""
 
 from puresift.integrations.lightning.callback import SiftingCallback
+from puresift.integrations.lightning.drawing import DrawingCallback
 
-__all__ = ["SiftingCallback"]
+__all__ = ["DrawingCallback", "SiftingCallback"]
