@@ -18,11 +18,11 @@ PRETRAINED_RATE = 3e-5
 KEEP = 0.5
 # Options that each rule would silently ignore.
 IDLE = {
-    "none": ("keep", "beta", "history", "delay", "score_dtype"),
-    "uniform": ("history", "delay", "score_dtype"),
-    "top": ("history",),
+    "none": ("keep", "beta", "history", "delay", "gate", "score_dtype"),
+    "uniform": ("history", "delay", "gate", "score_dtype"),
+    "top": ("history", "gate"),
     "relative": (),
-    "auto": ("delay",),  # its governor decides when to begin
+    "auto": ("delay", "gate"),  # its governor decides when to begin
 }
 
 
@@ -36,6 +36,7 @@ class Options:
     keep: float = KEEP
     history: int = 1024
     delay: int = 0
+    gate: bool = True  # of relative alone
     score_dtype: str = "auto"
     train_dtype: str = "float32"
     epochs: int = 3
@@ -52,7 +53,8 @@ class Options:
     def rule(self) -> ps.Rule:
         """The rule of the sifted arm, before any delay; auto brings its own."""
         if self.sift == "relative":
-            return ps.relative(keep=self.keep, history=self.history)
+            rule = ps.relative(keep=self.keep, history=self.history)
+            return ps.gate(rule, classes=2) if self.gate else rule
         return ps.top(keep=self.keep) if self.sift == "top" else ps.uniform(keep=self.keep)
 
 
@@ -75,6 +77,8 @@ def parser() -> Parser:
     add("--beta", type=float, help="in place of --keep: keep = 1 / (1 + beta)")
     add("--history", type=whole(1), help="losses that relative and auto measure against (default: 1024)")
     add("--delay", type=whole(0), help="pools before sifting starts (default: 0)")
+    add("--gate", action=argparse.BooleanOptionalAction,
+        help="relative keeps everything while the model still guesses (default: --gate); see ps.gate")  # fmt: skip
     add("--score-dtype", choices=["auto", "float32", "bfloat16", "float16"],
         help="auto (default) takes the faster of float32 and bfloat16, measured on the first batch")  # fmt: skip
     add("--train-dtype", choices=["float32", "bfloat16"], help="bfloat16 trains under autocast (default: float32)")
@@ -173,6 +177,7 @@ def agreed(folder: Path, given: dict[str, Any]) -> Options:
     if not (folder / "config.json").is_file() or not [*folder.glob("*/checkpoint.pt")]:
         raise ValueError(f"--resume: no checkpoint in {folder}: check --out, or start the run without --resume")
     config = json.loads((folder / "config.json").read_text())
+    config.setdefault("gate", False)  # runs of earlier versions had none
     try:
         options = Options(**{f.name: config[f.name] for f in fields(Options)})
     except KeyError as error:

@@ -1,16 +1,20 @@
-"""One recommended setting."""
+"""The recommended settings."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import logging
+from typing import Any, NamedTuple, overload
 
 from puresift import draws
+from puresift.prioritizers import Prioritizer, prioritizer
 from puresift.rules.mixing import by_error
 from puresift.rules.weighing import importance
 from puresift.settings import Number
 from puresift.sifters import sifter
 from puresift.stream.governors import Governor, governor
 from puresift.types import Score, ScoreFn, Sifter
+
+_LOG = logging.getLogger("puresift")
 
 
 class Auto(NamedTuple):
@@ -20,8 +24,27 @@ class Auto(NamedTuple):
     governor: Governor
 
 
-def auto(score: ScoreFn | Score, *, batch_size: int, keep: Number = 0.5, history: int = 1024, **settings: Any) -> Auto:
-    """Where to begin: unbiased importance sampling by the chance of being wrong, and only while that pays.
+@overload
+def auto(
+    score: ScoreFn | Score, *, batch_size: int, keep: Number = 0.5, history: int = 1024, **settings: Any
+) -> Auto: ...
+
+
+@overload
+def auto(score: None = None, *, batch_size: int, size: int, epochs: float, **settings: Any) -> Prioritizer: ...
+
+
+def auto(
+    score: ScoreFn | Score | None = None,
+    *,
+    batch_size: int,
+    keep: Number = 0.5,
+    history: int = 1024,
+    size: int | None = None,
+    epochs: float | None = None,
+    **settings: Any,
+) -> Auto | Prioritizer:
+    """Where to begin: unbiased importance sampling by the probability of being wrong, and only while that pays.
 
         rule      ps.by_error(ps.importance(keep, floor=0.3, history=1024)), drawn by ps.systematic
         governor  ps.governor(bar="shortened")
@@ -32,6 +55,14 @@ def auto(score: ScoreFn | Score, *, batch_size: int, keep: Number = 0.5, history
     but for the governor's looks, which are kept under 2 %. What is kept depends on the clock, then; for runs that have
     to repeat to the bit, leave the governor out.
 
+    Where samples come again, as told by `size` and `epochs` > 1, no score is needed: what comes back is a prioritizer,
+    which draws ids from the losses that training has already computed, for `ps.prioritize`.
+
+        rule      ps.by_error(ps.importance(keep=0.05, floor=0.3, bias=0)), over the table, without weights
+        budget    size * epochs / batch_size steps, the last 15 % of them on everything alike
+
+    Which of the two it is, and why, goes to the log "puresift" in one line, at INFO.
+
     Args:
         score: losses in nats, Float[B], as `ps.batched` gives; cheaper is better, see `ps.autocast` and `ps.compiled`.
         batch_size: rows in a batch that leaves. A kept row does what more than one random row does, so three quarters
@@ -39,15 +70,21 @@ def auto(score: ScoreFn | Score, *, batch_size: int, keep: Number = 0.5, history
             was rare, and made little difference elsewhere (bench.quality, auto-small).
         keep: the planned fraction, in (0, 1]; less is kept as losses concentrate.
         history: losses that a row is measured against, at least a pool.
-        settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite.
+        size: samples in the dataset, where ids can name them.
+        epochs: the budget in passes over it; 1 or less is a stream.
+        settings: the other settings of `ps.prioritizer`, or else of `ps.sifter`: draw, columns, pad, length, bucket,
+            window, nonfinite.
 
     Returns:
+        With `size` and `epochs` > 1 a `Prioritizer`, for `ps.prioritize(prioritizer, state, data)`. Else
         `Auto(sifter, governor)`, for `ps.sift(sifter, state, params, loader, governor=governor)`.
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: a setting is out of range, or a stream has no score.
 
     Example:
+        >>> auto(batch_size=2, size=8, epochs=3).plan.steps
+        12
         >>> import torch
         >>> import puresift as ps
         >>> sifter, judge = ps.auto(lambda params, batch: batch, batch_size=2)
@@ -60,6 +97,17 @@ def auto(score: ScoreFn | Score, *, batch_size: int, keep: Number = 0.5, history
         Angelos Katharopoulos, François Fleuret, "Not All Samples Are Created Equal: Deep Learning with Importance
         Sampling", 2018.
     """
+    if size is not None and epochs is not None and epochs > 1:
+        steps = max(round(size * epochs / batch_size), 1)
+        _LOG.info("ps.auto: a prioritizer, for %g visits to each of %d samples leave losses to draw by", epochs, size)
+        rule = by_error(importance(0.05, floor=0.3, bias=0.0))
+        return prioritizer(rule, size=size, batch_size=batch_size, steps=steps, **settings)
+    if score is None:
+        raise ValueError(
+            "data that come once have no losses to draw by, so a score is needed: pass ps.batched(model, loss), or "
+            "size=len(dataset) and epochs= for data that come again"
+        )
+    _LOG.info("ps.auto: a governed live score, for samples do not come again")
     rule = by_error(importance(keep, floor=0.3, history=history))
     composed = sifter(score, rule, batch_size=batch_size, **{"draw": draws.systematic, **settings})
     return Auto(composed, governor(bar="shortened"))

@@ -61,3 +61,25 @@ def test_wrong_settings_are_refused_at_once():
         ps.auto(lambda params, batch: batch, batch_size=2, keep=1.5)
     with pytest.raises(TypeError, match="colour"):
         ps.auto(lambda params, batch: batch, batch_size=2, colour="red")
+
+
+def test_data_that_come_again_are_drawn_by_their_losses(caplog):
+    caplog.set_level("INFO", logger="puresift")
+    prioritizer = ps.auto(batch_size=8, size=96, epochs=2.5)
+    assert isinstance(prioritizer, ps.Prioritizer)
+    assert prioritizer.plan.steps == 30 and prioritizer.plan.start == 96
+    ours, theirs = (
+        one.draw(one.init(ps.key(0))._replace(losses=torch.linspace(0, 3, 96), draws=torch.tensor(1)))[1]
+        for one in (
+            prioritizer,
+            ps.prioritizer(ps.by_error(ps.importance(0.05, floor=0.3, bias=0.0)), size=96, batch_size=8, steps=30),
+        )
+    )
+    assert torch.equal(ours, theirs)
+    assert isinstance(ps.auto(lambda params, batch: batch, batch_size=8, size=96, epochs=1), tuple)
+    assert [record.getMessage().split(", ")[0] for record in caplog.records] == [
+        "ps.auto: a prioritizer",
+        "ps.auto: a governed live score",
+    ]
+    with pytest.raises(ValueError, match="so a score is needed"):
+        ps.auto(batch_size=8)

@@ -56,7 +56,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("compared") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.compare, "SECONDS", 0.0)
-        assert train.main([*TINY, "--limit", "200", "--sift", "relative", "--compare", "--out", str(out)]) == 0
+        assert (
+            train.main([*TINY, "--limit", "200", "--sift", "relative", "--no-gate", "--compare", "--out", str(out)])
+            == 0
+        )
     return out
 
 
@@ -196,8 +199,9 @@ def test_a_finished_run_is_told_again_not_done_again(compared: Path, capsys: pyt
 ARMS_TO_STOP = {
     "plain": ["--sift", "none"],
     "random": ["--sift", "uniform", "--keep", "0.4"],
-    "relative": ["--sift", "relative", "--score-dtype", "float32"],
-    "delayed": ["--sift", "relative", "--delay", "5", "--beta", "2", "--score-dtype", "bfloat16"],
+    "relative": ["--sift", "relative", "--no-gate", "--score-dtype", "float32"],
+    "gated": ["--sift", "relative", "--score-dtype", "float32"],
+    "delayed": ["--sift", "relative", "--no-gate", "--delay", "5", "--beta", "2", "--score-dtype", "bfloat16"],
     "top": ["--sift", "top", "--keep", "0.75", "--score-dtype", "float32", "--train-dtype", "bfloat16"],
 }
 
@@ -233,7 +237,7 @@ def test_killed_after_any_checkpoint_it_goes_on_the_same(
     reviews: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A kill loses what came after the checkpoint, lines of metrics included."""
-    options = [*TINY, "--data", reviews, "--sift", "relative", "--score-dtype", "float32"]
+    options = [*TINY, "--data", reviews, "--sift", "relative", "--no-gate", "--score-dtype", "float32"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert train.main([*options, "--out", str(whole)]) == 0
     command, update = [*options, "--out", str(killed)], train.arms.update
@@ -305,6 +309,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--beta", "-1"], "--beta must be in [0, inf), got -1.0"),
         (["--keep", "0.5", "--beta", "1"], "--keep or --beta, not both"),
         (["--sift", "none", "--keep", "0.5"], "--keep does nothing with --sift none"),
+        (["--sift", "top", "--gate"], "--gate does nothing with --sift top"),
         (["--sift", "top", "--history", "99"], "--history does nothing with --sift top"),
         (["--sift", "none", "--compare"], "choose auto, relative or top"),
         (["--sift", "best"], "invalid choice: 'best'"),
@@ -433,7 +438,19 @@ def test_only_the_first_few_sentences_are_used(reviews: str, tmp_path: Path) -> 
 def test_killed_ten_times_the_weights_are_the_same(tmp_path: Path) -> None:
     """The real program, a real kill -9, at ten random moments of resuming and training."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    options = ["--limit", "2000", "--batch-size", "32", "--epochs", "20", "--sift", "relative", "--threads", "1"]
+    options = [
+        "--limit",
+        "2000",
+        "--batch-size",
+        "32",
+        "--epochs",
+        "20",
+        "--sift",
+        "relative",
+        "--no-gate",
+        "--threads",
+        "1",
+    ]
     options += ["--score-dtype", "float32", "--save-every", "7"]
     start: Callable[[list[str]], subprocess.Popen[str]] = lambda argv: subprocess.Popen(  # noqa: E731
         [sys.executable, "-m", "models.train", *argv],
