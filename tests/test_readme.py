@@ -30,6 +30,19 @@ for batch, weights, state, info in stream:
 """
 
 
+PRIORITIZED = """
+prioritizer = ps.prioritizer(ps.by_root(ps.importance(keep=0.05, floor=0.1, bias=0.0)), size=len(x), batch_size=1024, steps=5_000)
+stream = ps.prioritize(prioritizer, prioritizer.init(ps.key(0)), (x, y))
+
+for batch, weights, state, info in stream:
+    losses = loss(model, batch)
+    optimizer.zero_grad()
+    (weights * losses).mean().backward()
+    optimizer.step()
+    stream.observe(losses)
+"""  # noqa: E501
+
+
 def blocks(language, text=TEXT):
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
@@ -46,6 +59,7 @@ def test_the_python_blocks_run_one_after_another():
         "model": model,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
         "loader": torch.utils.data.DataLoader(data(512), batch_size=64),
+        **dict(zip("xy", data(2048).tensors, strict=True)),
     }
     assert len(blocks("python")) >= 3
     for block in blocks("python"):
@@ -96,7 +110,7 @@ def test_the_blocks_of_the_doors_run(block, tmp_path):
 
 
 def test_the_quickstart_is_the_agreed_one():
-    assert blocks("python")[0].strip() == QUICKSTART.strip()
+    assert [block.strip() for block in blocks("python")[:2]] == [QUICKSTART.strip(), PRIORITIZED.strip()]
 
 
 def test_the_diff_ends_in_the_quickstart():

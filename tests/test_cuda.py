@@ -1,0 +1,109 @@
+"""What is promised of a GPU: the same bits as on the CPU, and nothing read on the host where that is said."""
+
+import pytest
+import torch
+
+import puresift as ps
+from tests import laws
+from tests.laws import MEMBERS
+from tests.strategies import cross_entropy, data, loader, net
+
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature"),
+]
+
+
+@pytest.fixture
+def unsynchronised():
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    yield
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_rule_gives_the_odds_of_the_cpu(name):
+    rule = MEMBERS[name]().rule
+    state, columns = laws.warmed(rule), laws.columns(16)
+    pool = ps.keys.uniform(ps.key(9), 16)
+    moved = laws.trees.to((state, pool, columns), torch.device("cuda"))
+    _, odds = rule.select(moved[0], moved[1], **moved[2])
+    _, expected = rule.select(state, pool, **columns)
+    torch.testing.assert_close(laws.trees.to(odds, torch.device("cpu")), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["relative", "top", "importance", "unbiased"])
+def test_a_stream_keeps_the_rows_that_it_keeps_on_the_cpu(name):
+    kept = {}
+    for device in ("cpu", "cuda"):
+        model, pools = net(norm=False).to(device), list(loader())
+        sifter = ps.sifter(ps.batched(model, cross_entropy), MEMBERS[name]().rule, batch_size=8, draw=ps.systematic)
+        stream = ps.sift(sifter, sifter.init(ps.key(0), pools[0]), ps.live(model), pools)
+        kept[device] = torch.cat([batch[0].cpu() for batch, *_ in stream])
+    assert torch.equal(kept["cpu"], kept["cuda"])
+
+
+def test_a_prioritizer_draws_the_ids_that_it_draws_on_the_cpu():
+    drawn = {}
+    for device in ("cpu", "cuda"):
+        rule = ps.by_root(ps.importance(keep=0.3, floor=0.2, bias=0.0))
+        prioritizer = ps.prioritizer(rule, size=500, batch_size=16, steps=90, every=4)
+        x = torch.arange(500.0, device=device)
+        stream = ps.prioritize(prioritizer, prioritizer.init(ps.key(1)), x)
+        for batch, *_ in stream:
+            drawn.setdefault(device, []).append(batch.cpu())
+            stream.observe((batch - 250).square() / 1e4)
+    assert torch.equal(torch.stack(drawn["cpu"]), torch.stack(drawn["cuda"]))
+
+
+@pytest.mark.parametrize("size", [500, 100_000])
+def test_a_prioritized_stream_reads_nothing_on_the_host(size, unsynchronised):
+    torch.cuda.set_sync_debug_mode("default")
+    rule = ps.by_root(ps.importance(keep=0.05, floor=0.2, bias=0.0))
+    prioritizer = ps.prioritizer(rule, size=size, batch_size=64, steps=size // 16, every=4)
+    x = torch.arange(float(size), device="cuda") / size
+    stream = ps.prioritize(prioritizer, prioritizer.init(ps.key(1)), (x, x))
+    next(stream)
+    stream.observe(torch.ones(64, device="cuda"))
+    torch.cuda.set_sync_debug_mode("error")
+    for (batch, _), weights, _, _ in stream:
+        stream.observe((weights * batch).square())
+
+
+def test_draw_and_observe_compile_on_a_gpu():
+    rule = ps.by_error(ps.importance(keep=0.3, floor=0.2))
+    prioritizer = ps.prioritizer(rule, size=300, batch_size=16, steps=40, every=4)
+    state = laws.trees.to(prioritizer.init(ps.key(1)), torch.device("cuda"))
+    draw = torch.compile(prioritizer.draw, fullgraph=True)
+    observe = torch.compile(prioritizer.observe, fullgraph=True)
+    for _ in range(4):
+        expected, ids, weights = prioritizer.draw(state)
+        _, theirs, _ = draw(state)
+        assert torch.equal(ids, theirs)
+        state = observe(expected, ids[0], weights[0])
+
+
+def test_a_compiled_score_agrees_on_a_gpu():
+    model, batch = net(norm=False).cuda(), tuple(leaf.cuda() for leaf in data(64).tensors)
+    score = ps.batched(model, cross_entropy)
+    torch.testing.assert_close(ps.compiled(score)(ps.live(model), batch), score(ps.live(model)(), batch))
+
+
+def test_one_rank_over_nccl(tmp_path):
+    import torch.distributed as dist
+
+    dist.init_process_group("nccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = torch.nn.parallel.DistributedDataParallel(net(norm=False).cuda())
+        pools = list(loader())
+        sifted = ps.SiftingDataLoader(
+            pools, ps.batched(model, cross_entropy), ps.relative(keep=0.5), params=ps.live(model), in_step=True
+        )
+        rows = 0
+        for batch in sifted:
+            cross_entropy(model, batch).mean().backward()
+            rows += len(batch[0])
+        assert rows > 0
+    finally:
+        dist.destroy_process_group()
