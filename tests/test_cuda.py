@@ -47,13 +47,13 @@ def test_a_stream_keeps_the_rows_that_it_keeps_on_the_cpu(name):
 def test_a_prioritizer_draws_the_ids_that_it_draws_on_the_cpu():
     drawn = {}
     for device in ("cpu", "cuda"):
-        rule = ps.by_root(ps.importance(keep=0.3, floor=0.2, bias=0.0))
+        rule = ps.importance(keep=0.3, floor=0.2, bias=0.0)  # not by_root: a square root may differ in its last bit
         prioritizer = ps.prioritizer(rule, size=500, batch_size=16, steps=90, every=4)
         x = torch.arange(500.0, device=device)
         stream = ps.prioritize(prioritizer, prioritizer.init(ps.key(1)), x)
         for batch, *_ in stream:
             drawn.setdefault(device, []).append(batch.cpu())
-            stream.observe((batch - 250).square() / 1e4)
+            stream.observe((batch - 250).square() * 2.0**-13)
     assert torch.equal(torch.stack(drawn["cpu"]), torch.stack(drawn["cuda"]))
 
 
@@ -84,6 +84,7 @@ def test_draw_and_observe_compile_on_a_gpu():
         state = observe(expected, ids[0], weights[0])
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the compiler's advice about this GPU
 def test_a_compiled_score_agrees_on_a_gpu():
     model, batch = net(norm=False).cuda(), tuple(leaf.cuda() for leaf in data(64).tensors)
     score = ps.batched(model, cross_entropy)

@@ -159,22 +159,22 @@ def _draw(parts: _Parts, state: PrioritizerState) -> tuple[PrioritizerState, Ten
         ids = torch.where(everything, keys.passes(state.key, place, plan.size), ids)
         probs, weights = (torch.where(everything, 1.0, values) for values in (probs, weights))
     ids, probs, weights = (values.view(plan.every, plan.batch_size) for values in (ids, probs, weights))
-    state = state._replace(losses=table, rule=ruled, ids=ids, odds=Odds(probs, weights))
-    return state._replace(waiting=torch.zeros_like(state.waiting), draws=state.draws + 1), ids, weights
+    _, _, _, _, waiting_ids, waiting_losses, waiting, key, drawn, step = state
+    waiting = torch.zeros_like(waiting)  # all that waited is in the table now
+    odds = Odds(probs, weights)
+    after = PrioritizerState(table, ruled, ids, odds, waiting_ids, waiting_losses, waiting, key, drawn + 1, step)
+    return after, ids, weights
 
 
 def _observe(parts: _Parts, state: PrioritizerState, ids: Tensor, losses: Losses) -> PrioritizerState:
     ids, losses = observed(ids.to(state.ids.device), losses.detach().to(state.ids.device), parts.plan)
-    full = state.waiting >= parts.plan.every
+    table, rule, drawn_ids, odds, waiting_ids, waiting_losses, waiting, key, drawn, step = state
+    full = waiting >= parts.plan.every
     if maybe(full):
-        table = torch.where(full, entered(state), state.losses)
-        state = state._replace(losses=table, waiting=torch.where(full, 0, state.waiting))
-    row = state.waiting[None]
-    return state._replace(
-        waiting_ids=state.waiting_ids.index_copy(0, row, ids[None]),
-        waiting_losses=state.waiting_losses.index_copy(0, row, losses[None]),
-        waiting=state.waiting + 1,
-    )
+        table, waiting = torch.where(full, entered(state), table), torch.where(full, 0, waiting)
+    waiting_ids = waiting_ids.index_copy(0, waiting[None], ids[None])
+    waiting_losses = waiting_losses.index_copy(0, waiting[None], losses[None])
+    return PrioritizerState(table, rule, drawn_ids, odds, waiting_ids, waiting_losses, waiting + 1, key, drawn, step)
 
 
 def _planned(size: int, batch_size: int, every: int, steps: int | None, start: float, end: float) -> Plan:

