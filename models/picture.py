@@ -8,8 +8,10 @@ kept in a table, and every 16 steps the next 16 batches of pixels are drawn from
 """
 
 import argparse
+import itertools
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -113,7 +115,7 @@ def sifted(data: Batch, steps: int, seed: int) -> Feed:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--picture", type=Path, help="a PNG or JPEG file (default: one that comes with matplotlib)")
-    parser.add_argument("--seconds", type=float, default=50.0, help="of training, for each of the two (default: 50)")
+    parser.add_argument("--steps", type=int, default=4_000, help="of the plain run (default: 4000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("picture.png"))
     o = parser.parse_args()
@@ -124,11 +126,7 @@ def main() -> None:
         "plain": lambda steps: plain(data, o.seed),
         "sifted": lambda steps: sifted(data, steps, o.seed),
     }
-    trials = {name: fit(data, make(200), 200, o.seed, marks=4) for name, make in feeds.items()}
-    paces = {
-        name: [mark.seconds for mark in run] for name, run in trials.items()
-    }  # a trial begins with slow first calls
-    steps = {name: round(o.seconds * 150 / (pace[3] - pace[0])) for name, pace in paces.items()}
+    steps = {"plain": o.steps, "sifted": round(o.steps * pace(feeds, data))}
     runs = {name: fit(data, make(steps[name]), steps[name], o.seed) for name, make in feeds.items()}
     marks: dict[str, list[Mark]] = {name: [] for name in runs}
     for both in zip(*runs.values(), strict=True):  # in turns, so that a slow minute falls on both
@@ -142,6 +140,14 @@ def main() -> None:
     o.out.with_suffix(".json").write_text(json.dumps({**content, "curves": curves}, indent=1) + "\n")
     draw(picture, {name: found[-1].drawn for name, found in marks.items()}, curves, o.out)
     print(f"wrote {o.out}")
+
+
+def pace(feeds: dict[str, Callable[[int], Feed]], data: Batch, rounds: int = 7, steps: int = 40) -> float:
+    """A plain step's time over a sifted one's: the median of some rounds in which they take turns."""
+    runs = {name: fit(data, make(rounds * steps), rounds * steps, 0, marks=rounds) for name, make in feeds.items()}
+    ends = [[next(run).seconds for run in runs.values()] for _ in range(rounds)]
+    ratios = [(b[0] - a[0]) / (b[1] - a[1]) for a, b in itertools.pairwise(ends)]  # first calls are slow, and left out
+    return statistics.median(ratios)
 
 
 def draw(picture: Tensor, drawn: dict[str, Tensor], curves: dict[str, list[tuple[float, float]]], out: Path) -> None:
