@@ -41,7 +41,7 @@ def measure(size: int, rounds: int) -> dict[str, Any]:
     kind = torch.float16 if size > 10**7 else torch.float32
     prioritizer = ps.prioritizer(rule, size=size, batch_size=ROWS, every=EVERY, dtype=kind)
     dice = torch.Generator().manual_seed(0)
-    start = prioritizer.init(ps.key(0))
+    start = prioritizer.init(ps.key(0).to(device()))
     losses = torch.rand(size, generator=dice).square().to(device(), kind)
     state = start._replace(losses=losses, draws=start.draws + size // (EVERY * ROWS) + 1)
     for _ in range(EVERY):  # a draw has as many batches of losses to take in
