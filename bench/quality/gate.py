@@ -39,10 +39,8 @@ def main() -> None:
     turns = {beta: _crossing(values) for beta, values in means.items() if beta}
     closed = NormalDist().cdf(1 / math.sqrt(math.pi))
     for beta, accuracy in turns.items():
-        said = f" (closed form {100 * closed:.1f})" if beta == 1 else ""
-        print(
-            f"beta {beta:g}: what is kept is answered wrong on average below an accuracy of {100 * accuracy:.1f} %{said}"
-        )
+        said = f" (closed form: {100 * closed:.1f})" if beta == 1 else ""
+        print(f"beta {beta:g}: below an accuracy of {100 * accuracy:.1f} % what is kept is answered wrong{said}")
     path = RESULTS / "quality" / "gate.json"
     write(path, {"accuracies": ACCURACIES, "margins": means, "turns": turns, "closed": closed, "where": where()})
     figure(path, (6,), lambda axes: draw(axes, means))
@@ -60,9 +58,8 @@ def draw(axes: Any, means: dict[float, list[float]]) -> None:
         name = "everything" if not beta else f"rank ** {beta:g}"
         axes.plot([100 * a for a in ACCURACIES], values, label=name, color="#444444" if not beta else None)
     axes.axhline(0.0, color="#b03060", lw=1, ls="--")
-    axes.set(
-        xlabel="accuracy of the model, %", ylabel="mean margin of what is kept [sd]", title="Below 0, ranks pull back"
-    )
+    axes.set(xlabel="accuracy of the model, %", ylabel="mean margin of what is kept [sd]")
+    axes.set_title("Below 0, ranks pull back")
     axes.legend(frameon=False)
 
 
