@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -17,11 +18,12 @@ import torch
 import bench.quality
 from bench import measure
 from bench.quality import costs, report, work
-from bench.quality.arms import ARMS, SHORTER
+from bench.quality.arms import ARMS, SHORTER, Arm
+from bench.quality.budget import Costs
 from bench.quality.tasks import TASKS, Data, Missing, Task, loaded
 from bench.quality.training import Run, run
 
-TIMED = ("shortened", "auto", "auto-small", "infobatch")
+TIMED = ("shortened", "auto", "auto-small", "infobatch", "prioritized-0")
 TUNED = [100, 101, 102]  # seeds of the tuning, which no run has
 
 
@@ -63,8 +65,13 @@ def _each(o: argparse.Namespace, folder: Path, file: str, make: Any) -> int:
     """One entry a task in a file, unless it is there already; tasks that cannot be made are named."""
     failed = 0
     for name in o.task:
+        if o.tune and TASKS[name].tuned:
+            print(f"{name}: has the learning rates of {TASKS[name].tuned}")
+            continue
         content = work.read(o.results / file) or {}
-        if name in content and not o.again and file != "realtime.json":
+        others = set(o.arms or ()) - {"full"} if o.tune else set()  # arms with rates of their own
+        there = name in content and others <= set(content[name].get("arms", {}))
+        if there and not o.again and file != "realtime.json":
             print(f"{name}: is in {file} already; --again makes it anew, and runs made before stale")
             continue
         try:
@@ -91,32 +98,48 @@ def _measured(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
 
 
 def _tuned(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
-    """The plain arm's learning rate on the full budget, by its mean accuracy on rows kept for that.
+    """The plain arm's learning rate on the full budget, by how it is judged on rows kept for that.
 
-    Where the best is the least or the largest of those tried, the half or the double of it is tried too.
+    Where the best is the least or the largest of those tried, the half or the double of it is tried too. Other arms
+    that are named have theirs beside it, found in the same way.
     """
     task, data = TASKS[name], loaded(name, folder)
+    made = (work.read(o.results / "tuning.json") or {}).get(name, {})
+    for arm in dict.fromkeys(["full", *(o.arms or ())]):
+        there = "lr" in made if arm == "full" else arm in made.get("arms", {})
+        if there and not (o.again and arm in (o.arms or ["full"])):
+            continue
+        prices = costs.read({"step": 1.0, "score": {}, "pool": {}} if arm == "full" else work.measured(o.results, name))
+        found = _best(partial(_trial, ARMS[arm], task, data, o.seeds, prices), task.grid) | {"where": costs.where()}
+        made |= found if arm == "full" else {"arms": made.get("arms", {}) | {arm: found}}
+    return made
+
+
+def _best(trial: Callable[[float], dict[str, Any]], grid: Iterable[float]) -> dict[str, Any]:
+    """The best of the rates, and what became of each."""
     tried: dict[float, dict[str, Any]] = {}
-    rates = list(task.grid)
+    rates = list(grid)
     while rates:
-        tried |= {lr: _trial(task, data, lr, o.seeds) for lr in rates}
+        tried |= {lr: trial(lr) for lr in rates}
         best = max(tried, key=lambda lr: tried[lr]["accuracy"])
         beyond = {min(tried): best / 2, max(tried): best * 2}
         rates = [beyond[best]] if best in beyond else []
-    return {"lr": best, "tried": {f"{lr:g}": tried[lr] for lr in sorted(tried)}, "where": costs.where()}
+    return {"lr": best, "tried": {f"{lr:g}": tried[lr] for lr in sorted(tried)}}
 
 
-def _trial(task: Task, data: Data, lr: float, seeds: list[int]) -> dict[str, Any]:
-    """The plain arm at one learning rate: means over the seeds of the tuning, and each seed's accuracy."""
-    prices, units = costs.read({"step": 1.0, "score": {}, "pool": {}}), work.full_units(task, data)
-    runs = [run(ARMS["full"], task, data, units, seed=seed, costs=prices, lr=lr, held_out="valid") for seed in seeds]
-    each = [float(made.right.double().mean()) / data.valid["labels"][0].numel() for made in runs]
+def _trial(arm: Arm, task: Task, data: Data, seeds: list[int], prices: Costs, lr: float) -> dict[str, Any]:
+    """An arm at one learning rate: means over the seeds of the tuning, and what each seed came to."""
+    units = work.full_units(task, data)
+    runs = [run(arm, task, data, units, seed=seed, costs=prices, lr=lr, held_out="valid") for seed in seeds]
+    labels = data.valid["labels"][0].numel()
+    each = [float(made.right.double().mean()) / labels if made.judged is None else made.judged for made in runs]
     result = {
-        "accuracy": mean(each),
+        "accuracy": mean(each),  # or by what else the task is judged
         "nats": mean(made.nats for made in runs),
         "seeds": dict(zip(seeds, each, strict=True)),
     }
-    print(f"{task.name:8} lr {lr:g}: accuracy {100 * result['accuracy']:.2f}, {result['nats']:.4f} nats", flush=True)
+    said = f"{result['accuracy']:.2f}" if task.judge else f"{100 * result['accuracy']:.2f}"
+    print(f"{task.name:8} {arm.name} lr {lr:g}: {task.metric} {said}, {result['nats']:.4f} nats", flush=True)
     return result
 
 
@@ -128,7 +151,8 @@ def _timed(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
     task, data = TASKS[name], loaded(name, folder)
     share, prices = (o.budgets or SHORTER)[0], costs.read(work.measured(o.results, name))
     units, lr = share * work.full_units(task, data), work.terms(o.results, work.Job(name, "full", 1.0, 0))["lr"]
-    names = ["shortened", *(arm for arm in o.arms or TIMED if arm != "shortened")]
+    chosen = o.arms or [arm for arm in TIMED if task.arms is None or arm in task.arms]
+    names = ["shortened", *(arm for arm in chosen if arm != "shortened")]
     rows: dict[str, dict[str, list[float]]] = {arm: {"charged": [], "accuracy": []} for arm in names}
 
     def timed(arm: str, seed: int) -> Callable[[measure.Turn], Run]:
@@ -142,11 +166,12 @@ def _timed(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
 
         return job
 
-    run(ARMS["importance"], task, data, 16, seed=0, costs=prices, lr=lr)  # first calls are slow
+    run(ARMS[names[-1]], task, data, 16, seed=0, costs=prices, lr=lr)  # first calls are slow
     for seed in o.seeds:
         for arm, made in measure.turns({arm: timed(arm, seed) for arm in names}, timer=costs.clock).items():
             rows[arm]["charged"].append(made.ledger.charged / units)
-            rows[arm]["accuracy"].append(work.accuracy(task, data, made.right))
+            judged = work.accuracy(task, data, made.right) if made.judged is None else made.judged / 100
+            rows[arm]["accuracy"].append(judged)
     found: dict[str, Any] = {}
     for arm, row in rows.items():
         off = measure.ratio(row["charged"], rows["shortened"]["charged"])

@@ -16,6 +16,8 @@ import puresift as ps
 POOL = 4  # batches' worth of candidates in a pool
 WINDOW = 8  # batches sorted by length among themselves
 SMALL = 0.75  # of a batch
+EVERY, UNIFORM = 16, 0.15  # batches in a draw of ids; share of a run that ends on everything
+POSITIVE = 0.1  # the rare class's share of the rows, once others are left out or its own repeated
 SHORTER = (0.6, 0.4, 0.25)  # budgets, as shares of the full run's
 
 
@@ -24,23 +26,25 @@ class Arm(NamedTuple):
 
     name: str
     summary: str
-    kind: Literal["plain", "rs2", "infobatch", "sift"]
+    kind: Literal["plain", "rs2", "infobatch", "sift", "prioritized", "downsampled", "oversampled"]
     keep: float | None = None  # planned; None where it is the budget that decides
     rule: Callable[[int], ps.Rule] | None = None  # pools in the run -> rule
     score: Literal["loss", "error", "glance", "remembered", "reducible"] | None = None
     scored: float = 1.0  # expected share of the pools that are scored
     normalised: bool = False  # weights of a batch have mean 1
     governed: bool = False  # by ps.governor, whose clock is the budget
+    gated: bool = False  # by ps.gate, which is told how many classes there are
     reference: Literal["charged", "free"] | None = None
     small: bool = False  # batches of SMALL times the rows
     priced: str | None = None  # as which arm the sifter's own time is charged, where not as its own
     budgets: tuple[float, ...] = SHORTER
+    bias: float | None = None  # of the weights, where the rule is the task's
     trials: int = 1  # settings tried before the runs; the plain arm's are its learning rates
 
     @property
     def picks(self) -> bool:
         """Whether some rows are likelier than others."""
-        return self.kind in ("sift", "infobatch")
+        return self.kind in ("sift", "infobatch", "prioritized")
 
 
 def clipped(share: float) -> ps.Rule:
@@ -55,6 +59,12 @@ def _composer(pools: int) -> ps.Rule:
 def _relative(beta: int) -> Arm:
     says = f"percentile ** {beta} among 1,024 losses, unweighted, as in SageMaker"
     return Arm(f"relative-{beta}", says, "sift", 1 / (1 + beta), lambda pools: ps.relative(beta=beta), "loss")
+
+
+def _prioritized(bias: float) -> Arm:
+    says = f"ids drawn from the losses of training, weights ** {bias:g}, nothing scored"
+    name = f"prioritized-{bias:g}".replace("0.", ".")
+    return Arm(name, says, "prioritized", bias=bias)
 
 
 def _clipped(name: str, share: float) -> Arm:
@@ -93,6 +103,9 @@ GLANCE = "as importance, by the loss of the first tokens alone"
 AUTO = "ps.auto of those losses: importance, while the governor finds that it pays"
 LESS = "auto in batches of three quarters, which makes about as many steps as shortened"
 SMALLER: Any = {"small": True, "priced": "composer"}  # the dearest
+GATED = "as relative-1, once losses have fallen below .8 of what guessing costs"
+LEFT = "all rows of the rare class, and a fixed random part of the others"
+REPEATED = "all rows, those of the rare class many times an epoch"
 REMEMBERED = "as importance, by losses remembered for up to four visits"
 TABLE = (
     Arm("full", "everything, for all of the budget", "plain", 1.0, budgets=(1.0,)),
@@ -115,5 +128,9 @@ TABLE = (
     Arm("auto", AUTO, "sift", 0.5, lambda pools: clipped(0.5), "glance", governed=True, trials=SEARCH),
     Arm("auto-small", LESS, "sift", 0.5, lambda pools: clipped(0.5), "glance", governed=True, trials=SEARCH, **SMALLER),
     Arm("remembered", REMEMBERED, "sift", 0.5, lambda pools: clipped(0.5), "remembered", normalised=True),
+    _relative(1)._replace(name="relative-1-gated", summary=GATED, gated=True),
+    *map(_prioritized, (0.0, 0.5, 1.0)),
+    Arm("downsampled", LEFT, "downsampled"),
+    Arm("oversampled", REPEATED, "oversampled"),
 )
 ARMS = {arm.name: arm for arm in TABLE}

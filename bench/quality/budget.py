@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bench.quality.arms import SMALL, Arm
-from bench.quality.tasks import Task
+from bench.quality.tasks import Missing, Task
 
 WARM_UP = 0.06  # of the budget
 
@@ -22,8 +22,15 @@ class Costs(NamedTuple):
     length: float = 0.0  # in a mean batch
 
     def own(self, arm: Arm) -> float:
-        """Of a pool, for this arm."""
-        return self.pool[arm.priced or arm.name]
+        """Of a pool, for this arm.
+
+        Raises:
+            Missing: it was not measured.
+        """
+        name = arm.priced or arm.name
+        if name not in self.pool:
+            raise Missing(f"what {name} costs was not measured with the task's other costs; --measure --again does so")
+        return self.pool[name]
 
     def batch(self, arm: Arm, task: Task) -> Price:
         """Of a batch trained on. Rows drawn by chance are of mean length; those that are picked may be longer."""

@@ -10,12 +10,13 @@ from itertools import count, cycle, islice
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import puresift as ps
 from bench import measure
-from bench.quality.arms import POOL, SMALL, TABLE, WINDOW, Arm
+from bench.quality.arms import ARMS, EVERY, POOL, SMALL, WINDOW, Arm
 from bench.quality.budget import Costs, Ledger
-from bench.quality.feeds import everything, gather, longest, scorer, shuffled, sifted, windows
+from bench.quality.feeds import everything, gather, longest, prioritized, scorer, shuffled, sifted, source, windows
 from bench.quality.tasks import Data, Task
 from bench.quality.training import adamw, fit
 
@@ -39,8 +40,9 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
 
         return pass_
 
-    kinds = ("loss", "error", "glance")
-    owners = [arm for arm in TABLE if arm.picks and arm.priced is None]
+    arms = [ARMS[name] for name in task.arms or ARMS]
+    kinds = sorted({source(arm) for arm in arms if arm.score})
+    owners = [arm for arm in arms if arm.picks and arm.priced is None]
     drained: dict[str, list[float]] = {arm.name: [] for arm in owners}  # pools, call by call
     streams = {arm.name: _drained(arm, task, data, model, drained[arm.name]) for arm in owners}
     scores = {f"score {kind}": scoring(kind) for kind in kinds}
@@ -136,6 +138,8 @@ def _drained(arm: Arm, task: Task, data: Data, model: Any, read: list[float]) ->
             read.append(POOLS)
 
         return remember
+    if arm.kind == "prioritized":
+        return _drawn(arm, task, data, losses, read)
     table = torch.zeros(rows) if arm.score == "reducible" else None
     free = Costs(1.0, {}, {arm.name: 0.0})  # the governor finds that sifting pays, as the dearest case has it
 
@@ -149,3 +153,20 @@ def _drained(arm: Arm, task: Task, data: Data, model: Any, read: list[float]) ->
         read.append(counts["candidates"] / (POOL * size))
 
     return drain
+
+
+def _drawn(arm: Arm, task: Task, data: Data, losses: Tensor, read: list[float]) -> Callable[[], Any]:
+    """The same where batches are drawn from the losses of training: draws by the rule, and what is noted after each."""
+    free, rows = Costs(1.0, {}, {arm.name: 0.0}), len(data.train["labels"])
+    feed, observe = prioritized(arm, task, data, free, 0, units=None, charge=lambda units: None)
+
+    def draw(batches: int) -> None:
+        for ids, _ in islice(feed, batches):
+            observe(ids, losses[: len(ids)])
+
+    def drawn() -> None:
+        draw(POOL * POOLS)
+        read.append(POOLS)
+
+    draw(rows // task.batch_size + EVERY)  # the pass over everything, which is cheaper
+    return drawn

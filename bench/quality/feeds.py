@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import puresift as ps
 from bench.measure import device
-from bench.quality.arms import POOL, WINDOW, Arm
+from bench.quality.arms import EVERY, POOL, POSITIVE, UNIFORM, WINDOW, Arm
 from bench.quality.budget import Costs, Ledger, rows_of
 from bench.quality.tasks import Data, Examples, Task, length
 from puresift.types import Batch, Losses, Params, ScoreFn
@@ -64,8 +65,29 @@ def windows(data: Data, epochs: Iterator[tuple[Tensor, Tensor]], size: int) -> F
 
 
 def everything(size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    yield from some(torch.arange(size), seed)
+
+
+def some(rows: Tensor, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Epochs of some of the rows."""
     for epoch in itertools.count():
-        yield shuffled(size, seed, epoch), torch.ones(size)
+        yield rows[shuffled(len(rows), seed, epoch)], torch.ones(len(rows))
+
+
+def oversampled(labels: Tensor, seed: int, share: float = POSITIVE) -> Iterator[tuple[Tensor, Tensor]]:
+    """Epochs of all rows, those of the rarest class as often as it takes for that share, and once at least."""
+    rare = labels == labels.bincount().argmin()
+    ours, others = rare.nonzero().flatten(), (~rare).nonzero().flatten()
+    count = max(round(len(others) * share / (1 - share)), len(ours))
+    yield from some(torch.cat([others, ours.repeat(-(-count // len(ours)))[:count]]), seed)
+
+
+def downsampled(labels: Tensor, seed: int, share: float = POSITIVE) -> Tensor:
+    """Int[K]: all rows of the rarest class, and so many of the others that it has that share, where there are."""
+    rare = labels == labels.bincount().argmin()
+    order = shuffled(len(labels), seed, -1)
+    others = order[~rare[order]][: round(int(rare.sum()) * (1 - share) / share)]
+    return torch.cat([rare.nonzero().flatten(), others]).sort().values
 
 
 def rs2(size: int, share: float, epochs: float, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -88,6 +110,37 @@ def infobatch(sampler: ps.infobatch, ledger: Ledger, seed: int) -> Iterator[tupl
             yield part, sampler.weights(part)
 
 
+def prioritized(
+    arm: Arm, task: Task, data: Data, costs: Costs, seed: int, *, units: float | None, charge: Callable[[float], None]
+) -> tuple[Feed, Observe]:
+    """Batches drawn from the losses of training, and where those go; `units` that the run has tell when it ends."""
+    assert arm.bias is not None
+    own = costs.own(arm) / POOL  # of a batch
+    drawer = ps.prioritizer(
+        task.odds(arm.bias),
+        size=len(data.train["labels"]),
+        batch_size=task.batch_size,
+        steps=None if units is None else math.ceil(units / (1 + own)),
+        every=EVERY,
+        end=UNIFORM,
+    )
+    state = drawer.init(ps.key(seed))
+
+    def feed() -> Feed:
+        nonlocal state
+        while True:
+            state, ids, weights = drawer.draw(state)
+            for part, theirs in zip(ids.split(WINDOW), weights.split(WINDOW), strict=True):
+                yield from batches(data, part.flatten(), theirs.flatten(), task.batch_size)
+
+    def observe(ids: Tensor, losses: Losses) -> None:
+        nonlocal state
+        state = drawer.observe(state, ids, losses)
+        charge(own)
+
+    return feed(), observe
+
+
 def compose(arm: Arm, task: Task, data: Data, score: ScoreFn | None, table: Tensor | None, pools: int) -> ps.Sifter:
     """The arm's sifter, around a plain score; `table` holds the irreducible losses."""
     assert arm.rule is not None
@@ -99,10 +152,13 @@ def compose(arm: Arm, task: Task, data: Data, score: ScoreFn | None, table: Tens
     if arm.score == "reducible":
         assert score is not None and table is not None
         whole = ps.reducible(score, table, size=size)
+    rule = arm.rule(pools)
+    if arm.gated:
+        rule = ps.gate(rule, classes=int(data.train["labels"].max()) + 1)
     bucket: Any = {"bucket": length, "length": length, "pad": data.pads, "window": WINDOW} if data.pads else {}
     return ps.sifter(
         whole if arm.score else None,
-        arm.rule(pools),
+        rule,
         batch_size=rows_of(arm, task),
         draw=ps.systematic,
         **bucket,

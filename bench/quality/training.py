@@ -17,17 +17,21 @@ from bench.quality.budget import Costs, Ledger, Price, rate
 from bench.quality.feeds import (
     Feed,
     Observe,
+    downsampled,
     everything,
     gather,
     infobatch,
     longest,
+    oversampled,
+    prioritized,
     rs2,
     scorer,
     shuffled,
     sifted,
+    some,
     windows,
 )
-from bench.quality.tasks import Data, Examples, Task, length, nats
+from bench.quality.tasks import Data, Examples, Task, length
 from puresift.types import Losses
 
 REFERENCE = 0.25  # of its own budget goes into the reference of RHO-LOSS
@@ -109,6 +113,7 @@ class Run(NamedTuple):
 
     right: Tensor  # Int[test rows], correct labels of each
     nats: float  # loss on the test rows
+    judged: float | None  # by the task's own judge
     fitted: Fitted
     ledger: Ledger
     seconds: float
@@ -158,6 +163,14 @@ def run(
             sampler.observe(ids, losses)
             ledger.charge("pool", costs.pool[arm.name] / POOL)
 
+    elif arm.kind == "prioritized":
+        feed, observe = prioritized(
+            arm, task, data, costs, seed, units=budget, charge=lambda units: ledger.charge("pool", units)
+        )
+    elif arm.kind == "downsampled":
+        feed = windows(data, some(downsampled(data.train["labels"], seed), seed), task.batch_size)
+    elif arm.kind == "oversampled":
+        feed = windows(data, oversampled(data.train["labels"], seed), task.batch_size)
     elif arm.kind == "rs2":
         share = budget * task.batch_size / (task.epochs * size)
         feed = windows(data, rs2(size, share, task.epochs, seed), task.batch_size)
@@ -169,17 +182,22 @@ def run(
 
 
 @torch.no_grad()
-def evaluate(task: Task, data: Data, model: nn.Module, examples: Examples) -> tuple[Tensor, float]:
-    """Correct labels of each row, Int[N], and the loss over all."""
+def evaluate(task: Task, data: Data, model: nn.Module, examples: Examples) -> tuple[Tensor, float, float | None]:
+    """Correct labels of each row, Int[N], the loss over all, and what the task's own judge says, if it has one."""
     model.eval()
     size = len(examples["labels"])
     order = length(examples).argsort(stable=True) if data.pads else torch.arange(size)
     right, losses = torch.zeros(size, dtype=torch.int64), torch.zeros(size)
+    made: list[Tensor] = []
     for ids in order.split(128):
         batch: Any = gather(examples, data, ids)
         with torch.autocast(device().type, torch.bfloat16, enabled=task.dtype == torch.bfloat16):
-            logits, labels = task.outputs(model, batch)
-        losses[ids] = nats(logits, labels).cpu()
-        right[ids] = (logits.argmax(-1) == labels).view(len(ids), -1).sum(1).cpu()
+            outputs, labels = task.outputs(model, batch)
+        losses[ids] = task.losses(outputs, labels).cpu()
+        if task.judge:
+            made.append(outputs.float().cpu())
+        else:
+            right[ids] = (outputs.argmax(-1) == labels).view(len(ids), -1).sum(1).cpu()
     model.train()
-    return right, float(losses.mean())
+    judged = task.judge(torch.cat(made), examples["labels"][order]) if task.judge else None
+    return right, float(losses.mean()), judged

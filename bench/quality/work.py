@@ -43,14 +43,21 @@ class Job(NamedTuple):
 def jobs(tasks: Iterable[str], arms: Iterable[str], budgets: Iterable[float] | None, seeds: Iterable[int]) -> list[Job]:
     """All runs, in an order in which what is done is useful already: every arm of one seed before the next seed."""
     chosen = list(budgets) if budgets is not None else None
+    names = list(arms)
     return [
         Job(task, arm, budget, seed)
         for seed in seeds
         for task in tasks
-        for arm in arms
-        for budget in ARMS[arm].budgets
-        if chosen is None or budget in chosen
+        for arm, budget in cells(TASKS[task])
+        if arm in names and (chosen is None or budget in chosen)
     ]
+
+
+def cells(task: Task) -> list[tuple[str, float]]:
+    """The arms of a task, each with its budgets."""
+    arms = [arm for arm in ARMS.values() if task.arms is None or arm.name in task.arms]
+    budgets = {arm.name: arm.budgets if 1.0 in arm.budgets else task.budgets or arm.budgets for arm in arms}
+    return [(arm, budget) for arm, shares in budgets.items() for budget in shares]
 
 
 def read(path: Path) -> Any:
@@ -84,7 +91,8 @@ def terms(home: Path, job: Job) -> dict[str, Any]:
         Missing: the task's costs were not measured.
     """
     task, costs = TASKS[job.task], measured(home, job.task)
-    tuned = (read(home / "tuning.json") or {}).get(job.task, {"lr": task.lr, "tried": {}})
+    tuned = (read(home / "tuning.json") or {}).get(task.tuned or job.task, {"lr": task.lr, "tried": {}})
+    own = tuned.get("arms", {}).get(job.arm)
     arm, price = ARMS[job.arm], prices.read(costs)
     charges = {
         "phi": costs["score"][source(arm)] if arm.score else 0.0,
@@ -93,7 +101,10 @@ def terms(home: Path, job: Job) -> dict[str, Any]:
         "token": [price.token, price.length] if arm.picks else None,  # by the length of what was picked
         "checksum": costs["checksum"],
     }
-    return {**charges, "lr": tuned["lr"], "trials": max(len(tuned["tried"]), 1) if arm.kind == "plain" else arm.trials}
+    if own or arm.kind == "plain":
+        tuned = own or tuned
+        return {**charges, "lr": tuned["lr"], "trials": max(len(tuned["tried"]), 1)}
+    return {**charges, "lr": tuned["lr"], "trials": arm.trials}
 
 
 def stale(record: dict[str, Any], now: dict[str, Any]) -> bool:
@@ -139,12 +150,13 @@ def classes(task: Task, data: Data) -> torch.Tensor:
 def record(job: Job, task: Task, data: Data, budget: float, terms: dict[str, Any], result: Run) -> dict[str, Any]:
     """One row, with all that statistics need."""
     right, per = result.right, data.test["labels"][0].numel()  # labels a row
+    rows = {"rows": len(right), "labels": per, "right": packed(right, per)} if task.judge is None else None
     fitted, ledger, seen = result.fitted, result.ledger, result.counts
     return {
         "task": job.task,
         "arm": job.arm,
         "seed": job.seed,
-        "accuracy": accuracy(task, data, right),
+        **({"accuracy": accuracy(task, data, right)} if task.judge is None else {"judged": result.judged}),
         "nats": result.nats,
         "seconds": result.seconds,
         "budget": job.budget,
@@ -155,7 +167,7 @@ def record(job: Job, task: Task, data: Data, budget: float, terms: dict[str, Any
         "last_lr": fitted.last,
         **terms,
         **prices.where(),
-        "test": {"rows": len(right), "labels": per, "right": packed(right, per)},
+        "test": rows,
         "groups": packed(classes(task, data), 255) if task.balanced else None,
     }
 
@@ -255,7 +267,8 @@ def _attempts(left: Iterator[Job], folder: Path, home: Path, stop: Any) -> Itera
             yield True
         else:
             said = f"{job.task:8} {job.arm:14} {job.budget:4.0%} seed {job.seed}"
-            print(f"{said}  {100 * row['accuracy']:6.2f} %  {row['seconds']:6.1f} s", flush=True)
+            value = row["judged"] if "judged" in row else 100 * row["accuracy"]
+            print(f"{said}  {value:6.2f} {TASKS[job.task].unit}  {row['seconds']:6.1f} s", flush=True)
             yield False
 
 
