@@ -64,10 +64,21 @@ def report(home: Path, tasks: Iterable[str], seeds: list[int]) -> str:
         "accuracies by test row as well."
     )
     clock = by_the_clock(work.read(home / "realtime.json") or {}, content)
-    whole = "\n".join([says, *overview(content, SHORTER[0]), *clock, *text]) + "\n"
+    told = [overview({name: content[name] for name in some}, SHORTER[0]) for some in _families(content) if some]
+    whole = "\n".join([says, *sum(told, []), *clock, *text]) + "\n"
     work.write(home / "report.json", content)
     (home / "report.md").write_text(whole, encoding="utf-8")
     return whole
+
+
+def _families(content: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The tasks without and with runs that draw by training's own losses: they have few arms in common."""
+    drawn = [
+        name
+        for name, task in content.items()
+        if any(row["accuracy"] for row in task["rows"] if row["arm"].startswith("prioritized"))
+    ]
+    return [name for name in content if name not in drawn], drawn
 
 
 def overview(content: dict[str, Any], budget: float) -> list[str]:
