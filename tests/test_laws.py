@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 import puresift as ps
 from puresift import draws
-from puresift.rules import cutting, grouping, mixing, planning, ranking, scheduling, weighing
+from puresift.rules import cutting, gating, grouping, mixing, planning, ranking, scheduling, weighing
 from puresift.scores import cheap, combining, compiling, logits
 from puresift.scores import losses as scores
 from puresift.scores import remembering as memory
@@ -28,7 +28,7 @@ remembering = pytest.mark.parametrize("name", [name for name in SCORES if isinst
     ("module", "table", "returned"),
     [
         *((module, RULES | WRAPPERS, "Rule") for module in (ranking, cutting, weighing, planning)),
-        *((module, WRAPPERS, "Rule") for module in (scheduling, mixing, grouping)),
+        *((module, WRAPPERS, "Rule") for module in (scheduling, gating, mixing, grouping)),
         (draws, DRAWS, "Tensor"),
         *((module, SCORES, "ScoreFn") for module in (scores, logits, cheap, compiling)),
         *((module, SCORES, "Score") for module in (combining, memory)),

@@ -1,11 +1,12 @@
 """Rules: losses to odds, how likely each row is to be kept and what it then weighs; and wrappers, rules to rules."""
 
 from puresift.rules.cutting import band, drop_top, prune, threshold
+from puresift.rules.gating import gate
 from puresift.rules.grouping import by_group, cover
 from puresift.rules.mixing import by_error, by_root, floor, mix
 from puresift.rules.planning import hold, uniform
 from puresift.rules.ranking import ranked, relative, top
-from puresift.rules.scheduling import anneal, delay, gate, interrupt, ramp
+from puresift.rules.scheduling import anneal, delay, interrupt, ramp
 from puresift.rules.tokenwise import tokens
 from puresift.rules.weighing import importance, unbiased
 
