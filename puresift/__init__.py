@@ -4,6 +4,7 @@
 from puresift import buffers, data, draws, integrations, keys, rules, scores, types
 
 # The nouns.
+from puresift.errors import SiftError
 from puresift.types import Buffer, Info, Kept, Odds, Pad, Rule, Score, Sifted, Sifter, SiftState
 
 # The four verbs, and their composition.
@@ -73,7 +74,7 @@ __version__ = "0.1.0"
 # fmt: off
 __all__ = [
     "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "PrioritizedSampler",
-    "Prioritizer", "PrioritizerState", "Recorder", "Rule", "Score", "SiftState", "Sifted", "Sifter",
+    "Prioritizer", "PrioritizerState", "Recorder", "Rule", "Score", "SiftError", "SiftState", "Sifted", "Sifter",
     "SiftingDataLoader", "Stream", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli",
     "buffers", "by_error", "by_group", "by_root", "change", "check", "chunked", "compare", "compiled", "cover",
     "data", "decisions", "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy",

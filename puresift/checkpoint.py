@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from puresift import trees
+from puresift.errors import SiftError
 from puresift.prioritizers import PrioritizerState
 from puresift.types import SiftState
 
@@ -29,7 +30,7 @@ def state_dict(state: SiftState | PrioritizerState) -> dict[str, Tensor]:
         Detached tensors that share memory with the state.
 
     Raises:
-        ValueError: the rows carry Python objects, which a file of tensors cannot hold.
+        SiftError: the rows carry Python objects, which a file of tensors cannot hold.
 
     Example:
         >>> import puresift as ps
@@ -38,7 +39,7 @@ def state_dict(state: SiftState | PrioritizerState) -> dict[str, Tensor]:
         [':SiftState/score:Stateless', ':SiftState/rule:UniformState', ':SiftState/buffer:Buffer/rows']
     """
     if trees.serial(state):
-        raise ValueError(
+        raise SiftError(
             "the buffer holds rows with Python objects, which cannot be saved; keep them out of the batch, "
             "or carry an id tensor and look the objects up by it"
         )
@@ -57,7 +58,7 @@ def load_state_dict(template: State, flat: Mapping[str, Tensor]) -> State:
         A state on the template's device; neither argument is changed.
 
     Raises:
-        ValueError: version, kinds, sizes or shapes differ, or entries are missing.
+        SiftError: version, kinds, sizes or shapes differ, or entries are missing.
 
     Example:
         >>> import puresift as ps
@@ -68,19 +69,19 @@ def load_state_dict(template: State, flat: Mapping[str, Tensor]) -> State:
     version = flat.get(_VERSION)
     if version is None or int(version) != VERSION:
         found = "none" if version is None else int(version)
-        raise ValueError(f"this state has version {found}, and this puresift reads version {VERSION}; start a new run")
+        raise SiftError(f"this state has version {found}, and this puresift reads version {VERSION}; start a new run")
     built, kind, shape = _words(template)
     wanted = trees.flat(template)
     ours = {name: tensor for name, tensor in flat.items() if name != _VERSION}
     if wanted.keys() != ours.keys():
         missing, extra = sorted(wanted.keys() - ours.keys()), sorted(ours.keys() - wanted.keys())
-        raise ValueError(
+        raise SiftError(
             f"the state is of another kind: the {built} has {missing}, the saved state {extra}; "
             f"build the {built} with the same {kind} as when it was saved"
         )
     for name, tensor in wanted.items():
         if tensor.shape != ours[name].shape or tensor.dtype != ours[name].dtype:
-            raise ValueError(
+            raise SiftError(
                 f"{name} was saved as {ours[name].dtype}{list(ours[name].shape)} and is "
                 f"{tensor.dtype}{list(tensor.shape)} in this {built}; build it with the same {shape} as when it was "
                 "saved"
@@ -104,7 +105,7 @@ def _same_batch_size(template: SiftState, state: SiftState) -> None:
     span = int(template.buffer.fill[1])
     held, due, _ = state.buffer.fill.tolist()
     if due > span or (due < span and held < due):
-        raise ValueError(
+        raise SiftError(
             f"the state was saved with batches of {due} rows due, and this sifter's have {span}; "
             "build it with the same batch_size and window as when it was saved"
         )

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, get_args, get_type_hints
 
 from torch import Tensor
 
+from puresift.errors import SiftError
 from puresift.records.audit import read_log
 from puresift.report import write
 from puresift.trials.contracts import check
@@ -59,21 +60,21 @@ def parse_rule(text: str) -> Rule:
     """A rule from its factory's name and number arguments, such as "relative:keep=0.5,history=1000".
 
     Raises:
-        ValueError: naming the valid choices.
+        SiftError: naming the valid choices.
     """
     name, _, rest = text.partition(":")
     factories = _factories()
     if name not in factories:
-        raise ValueError(f"there is no rule {name!r}; there are {', '.join(sorted(factories))}")
+        raise SiftError(f"there is no rule {name!r}; there are {', '.join(sorted(factories))}")
     known = inspect.signature(factories[name]).parameters
     given: dict[str, float] = {}
     for part in filter(None, rest.split(",")):
         setting, equals, value = part.partition("=")
         if not equals or setting not in known:
-            raise ValueError(f"{name} has no setting {setting!r}; it has {', '.join(known)}, each as NAME=NUMBER")
+            raise SiftError(f"{name} has no setting {setting!r}; it has {', '.join(known)}, each as NAME=NUMBER")
         given[setting] = _number(f"{name}:{setting}", value)
     if missing := [n for n, p in known.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD and n not in given]:
-        raise ValueError(f"{name} needs {', '.join(missing)}, such as {name}:{missing[0]}=0.5")
+        raise SiftError(f"{name} needs {', '.join(missing)}, such as {name}:{missing[0]}=0.5")
     return factories[name](**given)
 
 
@@ -101,7 +102,7 @@ def _number(name: str, text: str) -> float:
             return kind(text)
         except ValueError:
             continue
-    raise ValueError(f"{name} must be a number, got {text!r}")
+    raise SiftError(f"{name} must be a number, got {text!r}")
 
 
 def _replay(chosen: argparse.Namespace) -> list[str]:
@@ -110,9 +111,7 @@ def _replay(chosen: argparse.Namespace) -> list[str]:
     scored = columns["loss"].isfinite()
     losses = columns["loss"][scored]
     if not len(losses):
-        raise ValueError(
-            f"none of the {len(scored)} rows of {chosen.log} has a finite loss, so nothing can be replayed"
-        )
+        raise SiftError(f"none of the {len(scored)} rows of {chosen.log} has a finite loss, so nothing can be replayed")
     usable = {name: column[scored] for name, column in columns.items() if isinstance(column, Tensor)}
     del usable["loss"]
     answer = compare(rules, losses, pool=chosen.pool, columns=usable)
@@ -147,20 +146,20 @@ def _replay(chosen: argparse.Namespace) -> list[str]:
 def _check(chosen: argparse.Namespace) -> list[str]:
     place, _, name = chosen.target.partition(":")
     if not name:
-        raise ValueError(f"write MODULE:FACTORY, such as train:scoring, got {chosen.target!r}")
+        raise SiftError(f"write MODULE:FACTORY, such as train:scoring, got {chosen.target!r}")
     sys.path.insert(0, os.getcwd())  # as `python -m` does
     try:
         factory = getattr(import_module(place), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{chosen.target} cannot be imported: {error}") from error
+        raise SiftError(f"{chosen.target} cannot be imported: {error}") from error
     finally:
         sys.path.remove(os.getcwd())
     try:
         made = factory()
     except Exception as error:  # user code may raise anything
-        raise ValueError(f"{chosen.target}() raised {type(error).__name__}: {error}") from error
+        raise SiftError(f"{chosen.target}() raised {type(error).__name__}: {error}") from error
     if not isinstance(made, tuple) or len(made) != 3:
-        raise ValueError(f"{chosen.target}() must return (score, params, batch), got {type(made).__name__}")
+        raise SiftError(f"{chosen.target}() must return (score, params, batch), got {type(made).__name__}")
     try:
         report = check(*made)
     except ValueError as error:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from puresift import trees
+from puresift.errors import SiftError
 from puresift.types import Batch
 
 
@@ -32,7 +33,7 @@ class with_ids(Dataset[Numbered]):
         collate: items to batch; torch's own by default.
 
     Raises:
-        ValueError: the dataset has no length or cannot be indexed, or a batch has an "id" already.
+        SiftError: the dataset has no length or cannot be indexed, or a batch has an "id" already.
 
     Example:
         >>> dataset = with_ids([{"x": 0.5}, {"x": 1.5}, {"x": 2.5}])
@@ -42,7 +43,7 @@ class with_ids(Dataset[Numbered]):
 
     def __init__(self, dataset: Any, collate: Callable[[list[Any]], Batch] = default_collate):
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
-            raise ValueError(
+            raise SiftError(
                 f"ids number the items of a map-style dataset, and a {type(dataset).__name__} has no "
                 "__getitem__ and __len__; let a stream write its own ids into its batches"
             )
@@ -66,7 +67,7 @@ class with_ids(Dataset[Numbered]):
         batch, ids = self._collate([item for item, _ in items]), torch.tensor([id for _, id in items])
         if isinstance(batch, Mapping):
             if "id" in batch:
-                raise ValueError('the batch has an "id" already; use that one, or rename it in the collate function')
+                raise SiftError('the batch has an "id" already; use that one, or rename it in the collate function')
             return {**batch, "id": ids}
         if isinstance(batch, list | tuple):
             return (*batch, ids)
@@ -80,11 +81,11 @@ def by_id(batch: Batch) -> Tensor:
     """The ids of a batch that is a mapping with an "id" in it.
 
     Raises:
-        ValueError: there is none.
+        SiftError: there is none.
     """
     if isinstance(batch, Mapping) and isinstance(batch.get("id"), Tensor):
         return batch["id"]
-    raise ValueError(
+    raise SiftError(
         'the batch carries no ids: add them with ps.with_ids(dataset), which gives a mapping an "id"; '
         "for any other batch say where they are, such as id=lambda batch: batch[-1]"
     )
@@ -101,7 +102,7 @@ def ids_of(ids: Tensor, batch: Batch, table: Tensor) -> Tensor:
     size = trees.batch_size(trees.plain(batch))
     if not isinstance(ids, Tensor) or ids.shape != (size,) or ids.is_floating_point() or ids.dtype == torch.bool:
         got = f"{ids.dtype}{list(ids.shape)}" if isinstance(ids, Tensor) else type(ids).__name__
-        raise ValueError(f"ids must be whole numbers of shape [{size}], one a row, got {got}; see ps.with_ids")
+        raise SiftError(f"ids must be whole numbers of shape [{size}], one a row, got {got}; see ps.with_ids")
     return ids.to(table.device, torch.int64)
 
 
@@ -121,16 +122,16 @@ def refuse(facts: list[int], size: int) -> None:
     """Raise if the ids, summarised by `facts`, are out of range or repeated.
 
     Raises:
-        ValueError: naming the id and the fix.
+        SiftError: naming the id and the fix.
     """
     least, most, again = facts
     if least < 0 or most >= size:
-        raise ValueError(
+        raise SiftError(
             f"ids must lie in [0, {size}), got {least if least < 0 else most}; "
             "pass size=len(dataset), and number the samples by ps.with_ids"
         )
     if again:
-        raise ValueError(
+        raise SiftError(
             f"{again} rows of the pool repeat the id of another row; number every sample by ps.with_ids, "
             "and draw samples without replacement"
         )

@@ -12,6 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from puresift.errors import SiftError
 from puresift.trees import unreadable
 from puresift.types import Key
 
@@ -34,14 +35,14 @@ def key(seed: int) -> Key:
         Int64[2], two 32-bit words.
 
     Raises:
-        ValueError: the seed is anything else.
+        SiftError: the seed is anything else.
 
     Example:
         >>> key(7)
         tensor([7, 0])
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
-        raise ValueError(f"seed must be a whole number in [0, 2**64), got {seed!r}")
+        raise SiftError(f"seed must be a whole number in [0, 2**64), got {seed!r}")
     return torch.tensor([seed & _MASK, seed >> 32])
 
 

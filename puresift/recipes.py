@@ -6,6 +6,7 @@ import logging
 from typing import Any, NamedTuple, overload
 
 from puresift import draws
+from puresift.errors import SiftError
 from puresift.prioritizers import Prioritizer, prioritizer
 from puresift.rules.mixing import by_error
 from puresift.rules.weighing import importance
@@ -80,7 +81,7 @@ def auto(
         `Auto(sifter, governor)`, for `ps.sift(sifter, state, params, loader, governor=governor)`.
 
     Raises:
-        ValueError: a setting is out of range, or a stream has no score.
+        SiftError: a setting is out of range, or a stream has no score.
 
     Example:
         >>> auto(batch_size=2, size=8, epochs=3).plan.steps
@@ -103,7 +104,7 @@ def auto(
         rule = by_error(importance(0.05, floor=0.3, bias=0.0))
         return prioritizer(rule, size=size, batch_size=batch_size, steps=steps, **settings)
     if score is None:
-        raise ValueError(
+        raise SiftError(
             "data that come once have no losses to draw by, so a score is needed: pass ps.batched(model, loss), or "
             "size=len(dataset) and epochs= for data that come again"
         )

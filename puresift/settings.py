@@ -6,6 +6,8 @@ import math
 
 from torch import Tensor
 
+from puresift.errors import SiftError
+
 Number = float | Tensor
 
 
@@ -43,22 +45,22 @@ def ordered(low: tuple[str, Number], high: tuple[str, Number]) -> None:
     """Two settings of which the first must lie below the second; tensors pass unread."""
     (low_name, least), (high_name, most) = low, high
     if not isinstance(least, Tensor) and not isinstance(most, Tensor) and not least < most:
-        raise ValueError(f"{low_name} must lie below {high_name}, got {low_name}={least!r} and {high_name}={most!r}")
+        raise SiftError(f"{low_name} must lie below {high_name}, got {low_name}={least!r} and {high_name}={most!r}")
 
 
 def count(name: str, value: int, *, least: int = 1) -> int:
     """A whole number that fixes a shape, so never a tensor."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
+        raise SiftError(f"{name} must be a whole number >= {least}, got {value!r}")
     return value
 
 
 def _within(name: str, value: Number, interval: str, holds: object, cure: str) -> Number:
     if isinstance(value, Tensor):
         if value.ndim or not value.is_floating_point():
-            raise ValueError(f"{name} must be a number or a 0-d float tensor, got {value.dtype}{list(value.shape)}")
+            raise SiftError(f"{name} must be a number or a 0-d float tensor, got {value.dtype}{list(value.shape)}")
         return value
     real = isinstance(value, int | float) and not isinstance(value, bool)
     if not real or not holds(value):  # type: ignore[operator]
-        raise ValueError(f"{name} must be in {interval}, got {value!r}" + (f"; {cure}" if cure else ""))
+        raise SiftError(f"{name} must be in {interval}, got {value!r}" + (f"; {cure}" if cure else ""))
     return value

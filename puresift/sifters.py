@@ -12,6 +12,7 @@ from torch import Tensor
 from puresift import draws, infos, keys, settings, signals, trees
 from puresift.buffers import objects, ring
 from puresift.buffers.windows import Windows
+from puresift.errors import SiftError
 from puresift.scores.losses import Stateless, lift
 from puresift.scores.model import per_row
 from puresift.types import (
@@ -79,7 +80,7 @@ def sifter(
         `observe(state, batch, losses) -> state`, training losses for stateful scores.
 
     Raises:
-        ValueError: a setting is out of range or has no effect; from init and step, the batch does not fit.
+        SiftError: a setting is out of range or has no effect; from init and step, the batch does not fit.
 
     Example:
         >>> from puresift import rules
@@ -91,16 +92,16 @@ def sifter(
     """
     settings.count("batch_size", batch_size)
     if nonfinite not in ("raise", "drop", "keep"):
-        raise ValueError(f'nonfinite must be "raise", "drop" or "keep", got {nonfinite!r}')
+        raise SiftError(f'nonfinite must be "raise", "drop" or "keep", got {nonfinite!r}')
     if window is not None and bucket is None:
-        raise ValueError("window= sorts rows by length, so it needs bucket=, a function batch -> Int[B]")
+        raise SiftError("window= sorts rows by length, so it needs bucket=, a function batch -> Int[B]")
     if window is None:
         window = 8 if bucket else 1
     settings.count("window", window)
     if taken := set(columns or {}) & set(infos.POOLWISE):
-        raise ValueError(f"columns= may not use the names {sorted(taken)}")
+        raise SiftError(f"columns= may not use the names {sorted(taken)}")
     if score is None and bool(rule.wants(rule.init())):
-        raise ValueError("this rule looks at losses, so it needs a score; ps.uniform(keep=...) does not")
+        raise SiftError("this rule looks at losses, so it needs a score; ps.uniform(keep=...) does not")
     windows = Windows(batch_size, window, length or bucket, bucket, dict(pad or {}))
     parts = _Parts(None if score is None else lift(score), rule, draw, dict(columns or {}), windows, nonfinite)
     return Sifter(
@@ -126,7 +127,7 @@ class _Parts(NamedTuple):
 def _init(parts: _Parts, key: Key, batch: Batch) -> SiftState:
     batch = trees.plain(batch)
     if not trees.batch_size(batch):
-        raise ValueError("the first batch has no rows")
+        raise SiftError("the first batch has no rows")
     buffer = parts.windows.empty(batch)
     remembered = Stateless() if parts.score is None else parts.score.init()
     state = SiftState(remembered, parts.rule.init(), buffer, key, torch.zeros((), dtype=torch.int64))
@@ -170,7 +171,7 @@ def _flush(parts: _Parts, state: SiftState) -> tuple[SiftState, list[tuple[Batch
 
 def _observe(parts: _Parts, state: SiftState, batch: Batch, losses: Losses) -> SiftState:
     if parts.score is None or parts.score.observe is None:
-        raise ValueError("this sifter's score remembers nothing, so there is nothing to observe")
+        raise SiftError("this sifter's score remembers nothing, so there is nothing to observe")
     batch = trees.plain(batch)
     losses = per_row(losses.detach(), trees.batch_size(batch)).float()
     return state._replace(score=parts.score.observe(state.score, batch, losses))
@@ -183,7 +184,7 @@ def _stored(parts: _Parts, state: SiftState, batch: Batch) -> Batch:
     trees.like(rows, ring.example(state.buffer))
     pool = state.buffer.weights.shape[0] - parts.windows.rows - 1
     if size > pool:
-        raise ValueError(
+        raise SiftError(
             f"a pool of {size} rows came in, but the sifter was built for {pool}; "
             "pass init the largest pool that will come"
         )

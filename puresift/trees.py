@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from puresift.errors import SiftError
 from puresift.types import Batch, Pad
 
 _serial = itertools.count()
@@ -33,7 +34,7 @@ def plain(batch: Batch) -> Batch:
     """The batch with every Mapping made a dict and every list of Python objects made an `Objects` leaf.
 
     Raises:
-        ValueError: a leaf is neither a tensor nor such a list.
+        SiftError: a leaf is neither a tensor nor such a list.
     """
     if isinstance(batch, Tensor | Objects):
         return batch
@@ -45,7 +46,7 @@ def plain(batch: Batch) -> Batch:
         if batch and not any(isinstance(item, Tensor | Mapping | list | tuple) for item in batch):
             return Objects(batch)
         return type(batch)(map(plain, batch))
-    raise ValueError(
+    raise SiftError(
         f"a batch must be a tree of tensors with a shared leading dimension, got a {type(batch).__name__} in it; "
         "make it a tensor in the collate function, or a list with one object per row"
     )
@@ -100,16 +101,16 @@ def batch_size(batch: Batch) -> int:
     """The leading dimension that all leaves share.
 
     Raises:
-        ValueError: there is no leaf, or the leaves disagree.
+        SiftError: there is no leaf, or the leaves disagree.
     """
     sizes = [
         len(leaf) if isinstance(leaf, Objects) else leaf.shape[0] if leaf.ndim else -1 for leaf in leaves(batch)
     ]  # compared, never hashed: hashing a symbolic size under compile would specialise it
     if not sizes:
-        raise ValueError("the batch has no tensor in it")
+        raise SiftError("the batch has no tensor in it")
     if sizes[0] < 0 or any(size != sizes[0] for size in sizes):
         shapes = ", ".join(f"{name} {_shape(leaf)}" for name, leaf in named(batch))
-        raise ValueError(
+        raise SiftError(
             f"the leaves of a batch must share their leading dimension, got {shapes}; "
             "give every leaf one entry a row, and leave out what belongs to the whole batch"
         )
@@ -126,17 +127,17 @@ def like(batch: Batch, template: Batch) -> None:
     """Raise for a batch whose structure, trailing shapes or dtypes differ from the template's.
 
     Raises:
-        ValueError: naming the leaf, both shapes and the fix.
+        SiftError: naming the leaf, both shapes and the fix.
     """
     ours, theirs = pytree.tree_structure(batch), pytree.tree_structure(template)
     if ours != theirs:
         got, want = (f"{type(tree).__name__} of {[name for name, _ in named(tree)]}" for tree in (batch, template))
-        raise ValueError(f"a batch must keep the structure of the first one, a {want}; this one is a {got}")
+        raise SiftError(f"a batch must keep the structure of the first one, a {want}; this one is a {got}")
     for (name, leaf), first in zip(named(batch), leaves(template), strict=True):
         if leaf.dtype != first.dtype:
-            raise ValueError(f"leaf {name!r} was {first.dtype} in the first batch and is {leaf.dtype} now; cast it")
+            raise SiftError(f"leaf {name!r} was {first.dtype} in the first batch and is {leaf.dtype} now; cast it")
         if leaf.shape[1:] != first.shape[1:]:
-            raise ValueError(
+            raise SiftError(
                 f"leaf {name!r} had rows of shape {list(first.shape[1:])} in the first batch and has "
                 f"{list(leaf.shape[1:])} now; give ragged rows a final length with "
                 f"pad={{{name!r}: ps.Pad(value=0, length=...)}}"
@@ -147,7 +148,7 @@ def pad(batch: Batch, pads: Mapping[str, Pad]) -> Batch:
     """Rows padded on the right to their declared length.
 
     Raises:
-        ValueError: a row is longer than declared, or no leaf has the name.
+        SiftError: a row is longer than declared, or no leaf has the name.
     """
     if not pads:
         return batch
@@ -160,7 +161,7 @@ def pad(batch: Batch, pads: Mapping[str, Pad]) -> Batch:
         done.add(name)
         value, length = pads[name]
         if leaf.ndim < 2 or leaf.shape[1] > length:
-            raise ValueError(
+            raise SiftError(
                 f"leaf {name!r} has shape {list(leaf.shape)}, but pad= declares rows of length {length}; "
                 "truncate the rows or declare the longest length that occurs"
             )
@@ -171,7 +172,7 @@ def pad(batch: Batch, pads: Mapping[str, Pad]) -> Batch:
 
     padded = pytree.tree_map_with_path(one, batch)
     if unknown := set(pads) - done:
-        raise ValueError(f"pad= names {sorted(unknown)}, but the leaves are {[name for name, _ in named(batch)]}")
+        raise SiftError(f"pad= names {sorted(unknown)}, but the leaves are {[name for name, _ in named(batch)]}")
     return padded
 
 
@@ -195,7 +196,7 @@ def flat(tree: Any, name: str = "") -> dict[str, Tensor]:
     elif isinstance(tree, list | tuple):
         pairs = [(f"{name}/{position}", value) for position, value in enumerate(tree)]
     else:
-        raise ValueError(f"{name} is a {type(tree).__name__}; a state holds tensors only")
+        raise SiftError(f"{name} is a {type(tree).__name__}; a state holds tensors only")
     return {path: leaf for key, value in pairs for path, leaf in flat(value, key).items()}
 
 

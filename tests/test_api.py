@@ -9,7 +9,7 @@ import puresift as ps
 # fmt: off
 PUBLIC = [
     "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "PrioritizedSampler",
-    "Prioritizer", "PrioritizerState", "Recorder", "Rule", "Score", "SiftState", "Sifted", "Sifter",
+    "Prioritizer", "PrioritizerState", "Recorder", "Rule", "Score", "SiftError", "SiftState", "Sifted", "Sifter",
     "SiftingDataLoader", "Stream", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli",
     "buffers", "by_error", "by_group", "by_root", "change", "check", "chunked", "compare", "compiled", "cover",
     "data", "decisions", "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy",

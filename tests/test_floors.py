@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "puresift"
 # A room is a folder, or a file at the top. Each may import those before it, and itself.
 ORDER = [
-    *["types", "settings", "trees", "keys", "ids", "order", "signals", "infos", "draws"],
+    *["errors", "types", "settings", "trees", "keys", "ids", "order", "signals", "infos", "draws"],
     *["scores", "rules", "buffers", "sifters", "prioritizers", "checkpoint"],
     *["distributed", "data", "stream", "recipes", "trials", "records", "report", "integrations", "cli"],
 ]

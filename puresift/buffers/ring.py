@@ -14,6 +14,7 @@ from torch import Tensor
 
 from puresift import trees
 from puresift.buffers import chunks
+from puresift.errors import MomentError
 from puresift.types import Batch, Buffer, Kept
 
 
@@ -205,11 +206,11 @@ def check(buffer: Buffer, span: int) -> None:
     held, due, _ = buffer.fill.tolist()
     lost = held + (span - due) - (buffer.weights.shape[0] - 1)
     if lost > 0:
-        raise RuntimeError(
+        raise MomentError(
             f"the buffer overflowed and {lost} kept rows were lost: take batches while full(buffer), before each refill"
         )
     if held < due:
-        raise RuntimeError(f"the buffer holds {held} of the {due} rows of a batch; take only when full(buffer)")
+        raise MomentError(f"the buffer holds {held} of the {due} rows of a batch; take only when full(buffer)")
 
 
 def _device(batch: Batch) -> torch.device:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from puresift import keys, settings
 from puresift.data.samplers import _Planned
+from puresift.errors import SiftError
 from puresift.types import Key
 
 
@@ -29,7 +30,7 @@ class downsampled(_Planned):
     Attributes: `log_odds`, log(keep).
 
     Raises:
-        ValueError: a setting is out of range, there is no sample of the class, or labels are no whole numbers.
+        SiftError: a setting is out of range, there is no sample of the class, or labels are no whole numbers.
 
     Example:
         >>> sampler = downsampled(torch.tensor([0, 0, 1, 0, 0]), keep=0.5, epochs=2)
@@ -48,7 +49,7 @@ class downsampled(_Planned):
         common = int(labels.mode().values) if common is None else common
         members = (labels == common).nonzero()[:, 0]
         if not len(members):
-            raise ValueError(f"no sample has the label {common}; there are {labels.unique().tolist()[:10]}")
+            raise SiftError(f"no sample has the label {common}; there are {labels.unique().tolist()[:10]}")
         left = members[keys.uniform(keys.fold_in(self.key, 0), len(members)).argsort(stable=True)]
         self._kept = torch.ones(len(labels)).index_fill(0, left[max(round(keep * len(members)), 1) :], 0.0)
 
@@ -65,7 +66,7 @@ class balanced(_Planned):
         seed: a whole number.
 
     Raises:
-        ValueError: a setting is out of range, or labels are no whole numbers.
+        SiftError: a setting is out of range, or labels are no whole numbers.
 
     Example:
         >>> sampler = balanced(torch.tensor([0, 0, 1, 0, 0]), epochs=2)
@@ -91,5 +92,5 @@ class balanced(_Planned):
 
 def _classes(labels: Tensor) -> Tensor:
     if labels.ndim != 1 or labels.is_floating_point() or not len(labels):
-        raise ValueError(f"labels must be a class for each sample, Int[N], got {labels.dtype}{list(labels.shape)}")
+        raise SiftError(f"labels must be a class for each sample, Int[N], got {labels.dtype}{list(labels.shape)}")
     return labels.long().cpu()

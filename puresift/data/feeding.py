@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from puresift.data.loaders import drawn, fits, length
 from puresift.data.prioritized import PrioritizedSampler
+from puresift.errors import SiftError
 from puresift.ids import Numbered
 from puresift.types import Batch, Losses
 
@@ -22,7 +23,7 @@ class Fed(Iterable[Batch]):
         sampler: what draws instead.
 
     Raises:
-        ValueError: the dataset has another length than the prioritizer's size; in an iteration, when batches have
+        SiftError: the dataset has another length than the prioritizer's size; in an iteration, when batches have
             another size, or no losses came back.
     """
 
@@ -37,7 +38,7 @@ class Fed(Iterable[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         if self._rows != self.sampler.batch_size:
-            raise ValueError(
+            raise SiftError(
                 f"the loader has batch_size={self._rows}, and the prioritizer gives each rank "
                 f"{self.sampler.batch_size} rows; build it with batch_size={self._rows} times the ranks"
             )
@@ -45,16 +46,16 @@ class Fed(Iterable[Batch]):
             self._ids = ids
             yield batch
             if self._ids is not None:
-                raise ValueError("no losses came back for the last batch; train on the mean(losses) of each")
+                raise SiftError("no losses came back for the last batch; train on the mean(losses) of each")
 
     def mean(self, losses: Losses) -> Tensor:
         """The weighted mean of the per-sample losses, Float[B], of the batch in training; they are fed back.
 
         Raises:
-            ValueError: no batch is in training, or there is not one loss a row.
+            SiftError: no batch is in training, or there is not one loss a row.
         """
         if self._ids is None:
-            raise ValueError("mean takes the losses of a training batch, once; elsewhere use losses.mean()")
+            raise SiftError("mean takes the losses of a training batch, once; elsewhere use losses.mean()")
         weights: Tensor = self.sampler.weights(self._ids).to(losses.device, non_blocking=True)
         self.sampler.observe(self._ids, losses)
         self._ids = None

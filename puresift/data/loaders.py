@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Sampler
 
 from puresift.data.pools import size
+from puresift.errors import SiftError
 from puresift.ids import with_ids
 from puresift.prioritizers import Plan
 
@@ -25,12 +26,12 @@ def fits(dataset: Any, plan: Plan) -> None:
     """Check that a prioritizer is for this dataset.
 
     Raises:
-        ValueError: it has another length, or none.
+        SiftError: it has another length, or none.
     """
     rows = size(dataset) if hasattr(dataset, "__getitem__") else None
     if rows != plan.size:
         found = "is no map-style dataset with a length" if rows is None else f"has {rows} samples"
-        raise ValueError(
+        raise SiftError(
             f"the prioritizer is for {plan.size} samples, and the dataset {found}; build it with size=len(dataset), "
             "and sift data that come once by a rule"
         )
@@ -45,12 +46,12 @@ def covers(plan: Plan, whole: int, accumulated: int, updates: int) -> None:
     """Check that a plan is for as many batches as a trainer takes: epochs of `whole` batches, a few to an update.
 
     Raises:
-        ValueError: it plans steps, and not these.
+        SiftError: it plans steps, and not these.
     """
     in_epoch = -(-whole // accumulated)  # updates, the last of perhaps fewer batches
     batches = updates // in_epoch * whole + updates % in_epoch * accumulated
     if plan.steps not in (None, batches):
-        raise ValueError(
+        raise SiftError(
             f"the prioritizer plans steps={plan.steps}, and this Trainer takes {batches} batches; build it with "
             f"steps={batches}, so that its last ones are uniform"
         )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from puresift import settings
 from puresift.data.generators import parts, restore, restored, untouched
+from puresift.errors import SiftError
 from puresift.types import Batch
 
 
@@ -23,7 +24,7 @@ def peek(loader: Iterable[Batch]) -> Batch:
         Its first batch.
 
     Raises:
-        ValueError: the loader is empty, or is a one-shot iterator, whose first batch would be lost.
+        SiftError: the loader is empty, or is a one-shot iterator, whose first batch would be lost.
 
     Example:
         >>> peek([torch.zeros(2), torch.ones(2)])
@@ -33,7 +34,7 @@ def peek(loader: Iterable[Batch]) -> Batch:
         try:
             return next(iter(_again(loader)))
         except StopIteration:
-            raise ValueError("the loader is empty: it gave no first batch") from None
+            raise SiftError("the loader is empty: it gave no first batch") from None
 
 
 class epochs(Iterable[Batch]):
@@ -44,7 +45,7 @@ class epochs(Iterable[Batch]):
         n: how many epochs.
 
     Raises:
-        ValueError: n is out of range, or the loader is a one-shot iterator.
+        SiftError: n is out of range, or the loader is a one-shot iterator.
 
     Example:
         >>> [batch.tolist() for batch in epochs([torch.zeros(1), torch.ones(1)], 2)]
@@ -132,7 +133,7 @@ def after(loader: Iterable[Batch], skip: int, states: Sequence[Tensor] = ()) -> 
 
 def _again(loader: Iterable[Batch]) -> Any:
     if iter(loader) is loader:
-        raise ValueError(
+        raise SiftError(
             "this is a one-shot iterator: what is read from it is gone; pass an iterable that starts anew, "
             "such as the DataLoader or a list of batches"
         )

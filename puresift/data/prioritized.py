@@ -13,6 +13,7 @@ from puresift.data.loaders import Ids, length
 from puresift.data.queues import Handed, Queue
 from puresift.data.tables import Table
 from puresift.distributed import place
+from puresift.errors import SiftError
 from puresift.prioritizers import Prioritizer, PrioritizerState
 from puresift.types import Losses
 
@@ -45,7 +46,7 @@ class PrioritizedSampler(Sampler[list[int]]):
     batches of it that were trained on.
 
     Raises:
-        ValueError: a setting is out of range, or the ranks do not divide the batch; in an iteration, when more than
+        SiftError: a setting is out of range, or the ranks do not divide the batch; in an iteration, when more than
             `prefetch` batches came back without losses, or another iteration has begun since.
 
     Example:
@@ -104,7 +105,7 @@ class PrioritizedSampler(Sampler[list[int]]):
     def set_epoch(self, epoch: int) -> None:
         """Begin this epoch, unless it is the one under way."""
         if epoch < self.epoch:
-            raise ValueError(f"epoch {epoch} is over; go on with epoch {self.epoch}, or build a new sampler")
+            raise SiftError(f"epoch {epoch} is over; go on with epoch {self.epoch}, or build a new sampler")
         if epoch > self.epoch:
             self._epoch, self._begun = epoch, self._trained()
 
@@ -120,7 +121,7 @@ class PrioritizedSampler(Sampler[list[int]]):
             rank, world = self._ranks()
             yield handed.ids[rank::world].tolist()
             if turn != self._turn:
-                raise ValueError("another iteration has begun since, or a state was loaded; go on with the newest one")
+                raise SiftError("another iteration has begun since, or a state was loaded; go on with the newest one")
 
     def weights(self, ids: Tensor | Sequence[int]) -> Tensor:
         """What the rows of a batch weigh in the loss.
@@ -132,7 +133,7 @@ class PrioritizedSampler(Sampler[list[int]]):
             Float[B], on the device of the ids.
 
         Raises:
-            ValueError: there is no such batch.
+            SiftError: there is no such batch.
         """
         ids, (rank, world) = torch.as_tensor(ids), self._ranks()
         handed = self._queue.waiting[self._queue.find(ids.tolist(), rank, world)]
@@ -146,12 +147,12 @@ class PrioritizedSampler(Sampler[list[int]]):
             losses: Float[B], per sample; on several ranks of the same shape.
 
         Raises:
-            ValueError: there is no such batch, there is not one loss an id, or losses are not finite.
+            SiftError: there is no such batch, there is not one loss an id, or losses are not finite.
         """
         ids = torch.as_tensor(ids).cpu().long()
         found = self._queue.find(ids.tolist(), *self._ranks())
         if losses.shape != ids.shape:
-            raise ValueError(
+            raise SiftError(
                 f"observe takes one loss an id, got losses {list(losses.shape)} for ids {list(ids.shape)}; "
                 'pass reduction="none"'
             )
@@ -172,7 +173,7 @@ class PrioritizedSampler(Sampler[list[int]]):
         """Go on where `state_dict` was taken, in a sampler built alike: what waited is handed out again first.
 
         Raises:
-            ValueError: it is the state of another plan, rule, rank or number of ranks, or of something else.
+            SiftError: it is the state of another plan, rule, rank or number of ranks, or of something else.
         """
         own = {*self._queue.state_dict(), "epoch", "begun"}
         self._table.load_state_dict({name: tensor for name, tensor in flat.items() if name not in own})
@@ -184,7 +185,7 @@ class PrioritizedSampler(Sampler[list[int]]):
         """Asked for each time, because a trainer may start its ranks after the sampler was made."""
         rank, world = place()
         if self.plan.batch_size % world:
-            raise ValueError(
+            raise SiftError(
                 f"batch_size={self.plan.batch_size} of the prioritizer is that of all ranks, and {world} ranks do not "
                 f"divide it; pass it batch_size={self.plan.batch_size // world * world + world}, or any multiple"
             )
@@ -207,7 +208,7 @@ class PrioritizedSampler(Sampler[list[int]]):
     def _next(self) -> Handed:
         again = self._queue.again()
         if self._unheard >= self.prefetch or (not again and len(self._queue) >= self.prefetch):
-            raise ValueError(
+            raise SiftError(
                 f"{self.prefetch} batches were handed out and their losses did not come back; call "
                 "sampler.observe(ids, losses) after each of them, or pass a larger prefetch= when more are in flight"
             )

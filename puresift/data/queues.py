@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from puresift.errors import SiftError
 from puresift.ids import checked
 
 
@@ -42,7 +43,7 @@ class Queue:
         """The place of the oldest batch of which a rank has exactly these ids.
 
         Raises:
-            ValueError: there is none.
+            SiftError: there is none.
         """
         for place, handed in enumerate(self.waiting):
             if handed.ids[rank::world].tolist() == ids:
@@ -50,11 +51,11 @@ class Queue:
         checked(torch.tensor(ids), self._size)
         rows = self._shape[1] // world
         if len(ids) != rows:
-            raise ValueError(
+            raise SiftError(
                 f"these are {len(ids)} ids, and the batches handed out have {rows}; pass those of a whole batch, and "
                 f"a DataLoader that takes single ids batch_size={rows}"
             )
-        raise ValueError(
+        raise SiftError(
             f"no batch that waits for its losses has these ids, {_few(ids)}: it was observed already, or never handed "
             "out, or its rows were reordered; ask for weights before observing, and observe each batch once, with its "
             "ids as ps.with_ids gives them"
@@ -76,7 +77,7 @@ class Queue:
         """What waited when `flat` was taken, to be handed out again."""
         ids, weights, count = (flat[f"queue/{name}"] for name in ("ids", "weights", "count"))
         if int(count) > self._shape[0]:
-            raise ValueError(
+            raise SiftError(
                 f"{int(count)} batches wait in the state, so prefetch must be as many, not {self._shape[0]}"
             )
         pairs = zip(ids[: int(count)], weights[: int(count)], strict=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from puresift import draws, keys, settings
+from puresift.errors import SiftError
 from puresift.ids import checked, newest
 from puresift.settings import Number
 from puresift.types import Draw, Key, Losses, Rule
@@ -37,7 +38,7 @@ class _Planned(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; it is planned, once, when its length or its samples are first asked for."""
         if not 0 <= epoch < self.epochs:
-            raise ValueError(f"epoch must lie in [0, {self.epochs}), got {epoch}; pass the sampler more epochs=")
+            raise SiftError(f"epoch must lie in [0, {self.epochs}), got {epoch}; pass the sampler more epochs=")
         self.epoch = epoch
 
     def weights(self, ids: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ class _Planned(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         if self._planned() != self.epoch:
-            raise ValueError(f"epoch {self.epoch} is over, and its plan is gone; go on with {self._planned()}")
+            raise SiftError(f"epoch {self.epoch} is over, and its plan is gone; go on with {self._planned()}")
         ids = self.tables["plan"].nonzero()[:, 0]
         shuffle = keys.uniform(keys.fold_in(keys.fold_in(self.key, self.epoch), 1), len(ids))
         yield from ids[shuffle.argsort(stable=True)].tolist()
@@ -63,7 +64,7 @@ class _Planned(Sampler[int]):
         """Go on where `state_dict` was taken, in a sampler built alike."""
         ours = self.state_dict()
         if {name: table.shape for name, table in state.items()} != {name: table.shape for name, table in ours.items()}:
-            raise ValueError(
+            raise SiftError(
                 f"the state holds {_shapes(state)} and this sampler {_shapes(ours)}; "
                 "build it with the same size and epochs as when it was saved"
             )
@@ -95,7 +96,7 @@ class infobatch(_Planned):
         seed: a whole number.
 
     Raises:
-        ValueError: a setting is out of range; later, ids are, or the epoch.
+        SiftError: a setting is out of range; later, ids are, or the epoch.
 
     Example:
         >>> sampler = infobatch(4, epochs=8, ratio=0.5)
@@ -114,7 +115,7 @@ class infobatch(_Planned):
         super().__init__(size, epochs, seed)
         settings.fraction("anneal", anneal)
         if not settings.fraction("ratio", ratio) < 1:
-            raise ValueError(f"ratio must be in (0, 1), got {ratio!r}; with 1 nothing would stand for what is left out")
+            raise SiftError(f"ratio must be in (0, 1), got {ratio!r}; with 1 nothing would stand for what is left out")
         self.ratio, self.anneal = ratio, anneal
         self.tables["losses"] = torch.full((size,), torch.nan)
 
@@ -130,7 +131,7 @@ class infobatch(_Planned):
         """Remember training losses, Float[B], of the samples Int[B]; of a repeated id the last one."""
         ids, losses = ids.cpu(), losses.detach().float().cpu()
         if ids.shape != losses.shape:
-            raise ValueError(f"observe takes one loss an id, got {list(losses.shape)} for {list(ids.shape)}")
+            raise SiftError(f"observe takes one loss an id, got {list(losses.shape)} for {list(ids.shape)}")
         known = torch.where(losses.isfinite(), losses, torch.nan)[newest(checked(ids, self.size))]
         self.tables["losses"] = self.tables["losses"].index_copy(0, ids, known)
 
@@ -154,7 +155,7 @@ class skipping(_Planned):
         seed: a whole number.
 
     Raises:
-        ValueError: a setting is out of range; later, the table has another shape, or the epoch is out of range.
+        SiftError: a setting is out of range; later, the table has another shape, or the epoch is out of range.
 
     Example:
         >>> from puresift import rules
@@ -184,7 +185,7 @@ class skipping(_Planned):
     def plan(self, epoch: int, key: Key) -> Tensor:
         losses = self.table().cpu()
         if losses.shape != (self.size,):
-            raise ValueError(
+            raise SiftError(
                 f"the table must have shape [{self.size}], one loss a sample, got {list(losses.shape)}; "
                 "build the remembered score with size=len(dataset)"
             )
@@ -211,7 +212,7 @@ class rs2(_Planned):
         seed: a whole number.
 
     Raises:
-        ValueError: a setting is out of range; later, the epoch is.
+        SiftError: a setting is out of range; later, the epoch is.
 
     Example:
         >>> sampler = rs2(4, keep=0.5, epochs=2)

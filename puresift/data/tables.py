@@ -10,6 +10,7 @@ from torch import Tensor
 from puresift import checkpoint
 from puresift.data.queues import Handed
 from puresift.distributed import gathered, place
+from puresift.errors import SiftError
 from puresift.prioritizers import Plan, Prioritizer, PrioritizerState
 from puresift.types import Key, Losses
 
@@ -58,15 +59,15 @@ class Table:
         """Go on with the values of `flat`.
 
         Raises:
-            ValueError: it is the state of another plan, rule, rank or number of ranks, or of something else.
+            SiftError: it is the state of another plan, rule, rank or number of ranks, or of something else.
         """
         ours = self.state_dict()
         waiting = sorted(name for name in ours if name.startswith("waiting"))
         if "plan" not in flat:
-            raise ValueError("this is no state of a ps.PrioritizedSampler; pass what its state_dict() gave")
+            raise SiftError("this is no state of a ps.PrioritizedSampler; pass what its state_dict() gave")
         _same(flat["plan"], ours["plan"])
         if missing := [name for name in waiting if name not in flat]:
-            raise ValueError(f"the state has no {missing}; load the one that this rank saved")
+            raise SiftError(f"the state has no {missing}; load the one that this rank saved")
         names = flat.keys() - {"plan", *waiting}
         self.state, self._late = checkpoint.load_state_dict(self.state, {name: flat[name] for name in names}), []
         if waiting:
@@ -99,7 +100,7 @@ def _same(saved: Tensor, ours: Tensor) -> None:
     both = zip(_PLAN, saved.tolist(), ours.tolist(), strict=True)
     unlike = [f"{name} {was} and now {now}" for name, was, now in both if was != now]
     if unlike:
-        raise ValueError(
+        raise SiftError(
             f"the state was saved by a sampler of another plan, with {', '.join(unlike)} (-1 is none; start and end "
             "are counted in ids); build it and its prioritizer as when it was saved, on as many ranks"
         )

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from puresift.distributed.ranks import place
+from puresift.errors import MomentError
 
 _FAILED, _NONE, _ONE = -1, 0, 1
 Item = TypeVar("Item")
@@ -69,7 +70,7 @@ def _agreed(source: Iterator[Item]) -> tuple[tuple[Item] | None, int]:
         raise
     least = _reduced(status, dist.ReduceOp.MIN)
     if least == _FAILED:
-        raise RuntimeError("another rank failed while it made its next batch; its own message says why")
+        raise MomentError("another rank failed while it made its next batch; its own message says why")
     return item, least
 
 

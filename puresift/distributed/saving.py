@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from puresift.distributed.ranks import place
+from puresift.errors import SiftError
 
 _PLACE = "place"
 
@@ -21,19 +22,19 @@ def unstamped(flat: Mapping[str, Any]) -> dict[str, Any]:
     """A saved state without its stamp.
 
     Raises:
-        ValueError: it belongs to another rank or another world size.
+        SiftError: it belongs to another rank or another world size.
     """
     rest = dict(flat)
     here = place()
     stamp = rest.pop(_PLACE, None)
     rank, world = here if stamp is None else stamp.tolist()
     if world != here[1]:
-        raise ValueError(
+        raise SiftError(
             f"the state was saved on {world} ranks and there are {here[1]} now; a rank's rows and place cannot be "
             "redistributed, so resume on as many ranks, or start with a new sifter state"
         )
     if rank != here[0]:
-        raise ValueError(
+        raise SiftError(
             f"the state was saved by rank {rank} and this is rank {here[0]}; save one file a rank, and load its own"
         )
     return rest

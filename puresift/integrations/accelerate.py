@@ -39,6 +39,7 @@ from puresift import trees
 from puresift.data.feeding import Fed
 from puresift.data.prioritized import PrioritizedSampler
 from puresift.distributed.ranks import place
+from puresift.errors import SiftError
 from puresift.infos import join
 from puresift.prioritizers import Prioritizer
 from puresift.stream.loader import SiftingDataLoader
@@ -62,17 +63,17 @@ def sifting(
         settings: the other arguments of `SiftingDataLoader`: params, weights, batch_size, key and so on.
 
     Raises:
-        ValueError: the loader was not prepared, is a stateful one, or one rank reads for all.
+        SiftError: the loader was not prepared, is a stateful one, or one rank reads for all.
     """
     if isinstance(loader, DataLoader) and not isinstance(loader, DataLoaderStateMixin):
-        raise ValueError("prepare the loader first, loader = accelerator.prepare(loader), and sift what comes back")
+        raise SiftError("prepare the loader first, loader = accelerator.prepare(loader), and sift what comes back")
     if isinstance(loader, DataLoaderDispatcher) and accelerator.num_processes > 1:
-        raise ValueError(
+        raise SiftError(
             "one rank reads this loader for all, and sifting ranks do not ask for pools at the same time; pass "
             "Accelerator(dataloader_config=DataLoaderConfiguration(dispatch_batches=False))"
         )
     if getattr(loader, "use_stateful_dataloader", False):
-        raise ValueError(
+        raise SiftError(
             "the sifting loader keeps the place in this loader itself, and exactly; leave use_stateful_dataloader out"
         )
     sifted = _Loader(loader, score, rule, **{"in_step": accelerator.num_processes > 1, **settings})
@@ -97,11 +98,11 @@ def drawing(
         prefetch: how many batches may wait for their losses.
 
     Raises:
-        ValueError: the loader was prepared, the dataset has another length, or a setting is out of range; in an
+        SiftError: the loader was prepared, the dataset has another length, or a setting is out of range; in an
             iteration, when batches have another size, or no losses came back for one.
     """
     if isinstance(loader, DataLoaderStateMixin) or not isinstance(loader, DataLoader):
-        raise ValueError("pass the plain DataLoader: prepared ones share out rows themselves, which the sampler does")
+        raise SiftError("pass the plain DataLoader: prepared ones share out rows themselves, which the sampler does")
     ours = Drawn(loader, PrioritizedSampler(prioritizer, seed=seed, prefetch=prefetch), accelerator.device)
     accelerator.register_for_checkpointing(ours)
     return ours

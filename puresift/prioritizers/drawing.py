@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from puresift import draws, keys, settings, trees
+from puresift.errors import SiftError
 from puresift.prioritizers.table import Plan, PrioritizerState, entered, known, maybe, observed
 from puresift.types import Draw, Key, Losses, Odds, Rule
 
@@ -78,7 +79,7 @@ def prioritizer(
         its id unknown.
 
     Raises:
-        ValueError: a setting is out of range; from draw, the rule gives p = 0 to all; from observe, shapes differ, ids
+        SiftError: a setting is out of range; from draw, the rule gives p = 0 to all; from observe, shapes differ, ids
             are out of range, or a loss is not finite (what needs numbers, where reading them is free: on the CPU,
             uncompiled).
 
@@ -100,13 +101,13 @@ def prioritizer(
     """
     plan = _planned(size, batch_size, every, steps, start, end)
     if draw not in _DRAWS:
-        raise ValueError("draw must be ps.systematic or ps.bernoulli: a draw of ids fills batches of one size")
+        raise SiftError("draw must be ps.systematic or ps.bernoulli: a draw of ids fills batches of one size")
     if not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating-point type, such as torch.float16, got {dtype}")
+        raise SiftError(f"dtype must be a floating-point type, such as torch.float16, got {dtype}")
     columns = dict(columns or {})
     for name, column in columns.items():
         if column.shape[:1] != (size,):
-            raise ValueError(f"the column {name!r} must have one entry a sample, [{size}], got {list(column.shape)}")
+            raise SiftError(f"the column {name!r} must have one entry a sample, [{size}], got {list(column.shape)}")
     parts = _Parts(rule, _DRAWS[draw], columns, dtype, plan)
     return Prioritizer(partial(_init, parts), partial(_draw, parts), partial(_observe, parts), plan)
 
@@ -200,7 +201,7 @@ def _positive(probs: Tensor) -> Tensor:
     if not maybe(nothing):
         return probs
     if probs.device.type == "cpu" and not trees.unreadable(nothing):
-        raise ValueError(
+        raise SiftError(
             "the rule gives p = 0 to every sample of the table, so no id can be drawn; give each a probability, "
             "as in ps.floor(rule, least=0.05)"
         )

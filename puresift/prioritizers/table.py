@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from puresift import trees
+from puresift.errors import SiftError
 from puresift.ids import refuse
 from puresift.types import Losses, Odds
 
@@ -66,7 +67,7 @@ def observed(ids: Tensor, losses: Losses, plan: Plan) -> tuple[Tensor, Tensor]:
     """The ids and losses of a batch, filled up to its size by repeating the last row."""
     rows = ids.shape[0] if ids.ndim == 1 else 0
     if losses.shape != ids.shape or not 0 < rows <= plan.batch_size:
-        raise ValueError(
+        raise SiftError(
             f"observe takes one loss an id, up to {plan.batch_size} of them, got losses {list(losses.shape)} "
             f'for ids {list(ids.shape)}; pass reduction="none"'
         )
@@ -76,7 +77,7 @@ def observed(ids: Tensor, losses: Losses, plan: Plan) -> tuple[Tensor, Tensor]:
         refuse([*torch.stack(ids.aminmax()).tolist(), 0], plan.size)
         if not bool(finite.all()):
             bad = int((~finite).sum())
-            raise ValueError(f"{bad} of {rows} losses observed are NaN or infinite; look for a diverging run")
+            raise SiftError(f"{bad} of {rows} losses observed are NaN or infinite; look for a diverging run")
     else:
         losses = torch.where(finite, losses, torch.nan)
     if rows < plan.batch_size:

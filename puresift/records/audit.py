@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
+from puresift.errors import SiftError
 from puresift.infos import columns
 from puresift.types import Info
 
@@ -32,7 +33,7 @@ class AuditLog:
         every: infos held before they are written.
 
     Raises:
-        ValueError: the suffix is wrong, a Parquet file exists already, or pyarrow is missing.
+        SiftError: the suffix is wrong, a Parquet file exists already, or pyarrow is missing.
 
     Example:
         >>> import tempfile
@@ -50,7 +51,7 @@ class AuditLog:
         self.path, self._every = Path(path), settings.count("every", every)
         self._held: list[tuple[Info, int | Tensor]] = []
         if self.path.suffix not in (".jsonl", ".parquet"):
-            raise ValueError(f"the log's name must end in .jsonl or .parquet, got {self.path.name!r}")
+            raise SiftError(f"the log's name must end in .jsonl or .parquet, got {self.path.name!r}")
         self._file: Any = None
         if self.path.suffix == ".jsonl":
             torn = _torn(self.path)
@@ -59,12 +60,12 @@ class AuditLog:
         else:
             _pyarrow()
             if self.path.exists():
-                raise ValueError(f"{self.path.name} exists, and Parquet cannot be appended to; choose another name")
+                raise SiftError(f"{self.path.name} exists, and Parquet cannot be appended to; choose another name")
 
     def write(self, info: Info, step: int | Tensor) -> None:
         """Add the rows of an info; step is `state.step`, unread."""
         if taken := info.extra.keys() & set(_OWN):
-            raise ValueError(f"the log writes {sorted(taken)} itself; give those columns= other names")
+            raise SiftError(f"the log writes {sorted(taken)} itself; give those columns= other names")
         if len(info.losses):
             self._held.append((info, step))
         if len(self._held) >= self._every:
@@ -132,7 +133,7 @@ def read_log(path: str | Path) -> Log:
         `Log(columns, lost)`; a loss that is null is NaN.
 
     Raises:
-        ValueError: nothing in it can be read.
+        SiftError: nothing in it can be read.
         FileNotFoundError: there is no such file.
 
     Example:
@@ -151,12 +152,12 @@ def read_log(path: str | Path) -> Log:
         try:
             read = parquet.read_table(path).to_pydict()
         except (arrow.ArrowException, OSError) as error:
-            raise ValueError(
+            raise SiftError(
                 f"{path.name} cannot be read as Parquet ({error}); a file that was not closed has no index and is "
                 "lost: log to .jsonl where runs may be killed"
             ) from error
         if "loss" not in read:
-            raise ValueError(f'{path.name} has no column "loss", only {sorted(read)}; it is no log of losses')
+            raise SiftError(f'{path.name} has no column "loss", only {sorted(read)}; it is no log of losses')
         return Log({name: _column(name, values) for name, values in read.items()}, 0)
     rows, bad = [], []
     with path.open(encoding="utf-8", errors="replace") as lines:
@@ -169,7 +170,7 @@ def read_log(path: str | Path) -> Log:
             else:
                 rows.append(row)
     if not rows:
-        raise ValueError(f'{path.name} has no line that is a JSON object with a "loss"; it is no log, or an empty one')
+        raise SiftError(f'{path.name} has no line that is a JSON object with a "loss"; it is no log, or an empty one')
     if bad:
         warnings.warn(
             f"{path.name}: {len(bad)} of {len(rows) + len(bad)} lines cannot be read and were left out, the first is "
@@ -230,4 +231,4 @@ def _pyarrow() -> tuple[Any, Any]:
     try:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
-        raise ValueError("Parquet needs pyarrow: pip install pyarrow, or log to .jsonl") from None
+        raise SiftError("Parquet needs pyarrow: pip install pyarrow, or log to .jsonl") from None

@@ -9,6 +9,8 @@ import zlib
 from torch import Tensor, uint8
 from torch.nn import functional as F
 
+from puresift.errors import SiftError
+
 _SIDE = 160  # pixels, the longest side
 
 
@@ -17,7 +19,7 @@ def data_uri(image: Tensor) -> str:
     if image.ndim == 2:
         image = image[None]
     if image.ndim != 3 or image.shape[0] not in (1, 3):
-        raise ValueError(f"an image is a tensor [H, W] or [1 or 3, H, W], got {list(image.shape)}")
+        raise SiftError(f"an image is a tensor [H, W] or [1 or 3, H, W], got {list(image.shape)}")
     pixels = image.detach().cpu().float() / (255 if image.dtype == uint8 else 1)
     low, high = float(pixels.min()), float(pixels.max())
     if low < 0 or high > 1:

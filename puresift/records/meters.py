@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
+from puresift.errors import SiftError
 from puresift.infos import pools
 from puresift.types import Info
 
@@ -55,7 +56,7 @@ class Meter:
         every: updates between two calls of it.
 
     Raises:
-        ValueError: `every` is not a whole number >= 1, or `log` is not callable.
+        SiftError: `every` is not a whole number >= 1, or `log` is not callable.
 
     Example:
         >>> from puresift.types import Odds
@@ -75,7 +76,7 @@ class Meter:
 
     def __init__(self, log: Log | None = None, *, every: int = 100) -> None:
         if log is not None and not callable(log):
-            raise ValueError(f"log must be a callable that takes a dict, such as run.log, got {type(log).__name__}")
+            raise SiftError(f"log must be a callable that takes a dict, such as run.log, got {type(log).__name__}")
         self._log, self._every = log, settings.count("every", every)
         self._step: int | Tensor = 0
         self._fresh()

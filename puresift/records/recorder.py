@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from puresift import settings
+from puresift.errors import SiftError
 from puresift.infos import join, pools
 from puresift.records import images
 from puresift.records.counts import Classes, Histogram, Samples
@@ -54,7 +55,7 @@ class Recorder:
         state: `state_dict` of the recorder to resume; lines written after it was taken are cut off.
 
     Raises:
-        ValueError: a setting is out of range, or the folder holds a run and no `state` is given.
+        SiftError: a setting is out of range, or the folder holds a run and no `state` is given.
 
     Example:
         >>> import tempfile, torch
@@ -88,7 +89,7 @@ class Recorder:
         self._every, self._shown = settings.count("every", every), settings.count("shown", shown)
         self._sample, self._names = sample, classes
         if state is None and self.path.exists() and self.path.stat().st_size:
-            raise ValueError(f"{folder} holds a run; choose another folder, remove {FILE}, or pass state= to resume")
+            raise SiftError(f"{folder} holds a run; choose another folder, remove {FILE}, or pass state= to resume")
         Path(folder).mkdir(parents=True, exist_ok=True)
         state = state or {}
         self._losses = Histogram(state.get("histogram"))
@@ -101,7 +102,7 @@ class Recorder:
         self._closed = False
         size = self.path.stat().st_size if self.path.exists() else 0
         if size < state.get("bytes", 0):
-            raise ValueError(f"{self.path} is shorter than when the state was taken; put it back, or start a new run")
+            raise SiftError(f"{self.path} is shorter than when the state was taken; put it back, or start a new run")
         with self.path.open("ab") as file:
             file.truncate(state.get("bytes", 0))
         if not state:

@@ -23,7 +23,7 @@ def write(places: Sequence[str | Path], out: str | Path) -> list[Path]:
         The files, the page first.
 
     Raises:
-        ValueError: a place is no run, a line of one is broken or of another format, or matplotlib is missing.
+        SiftError: a place is no run, a line of one is broken or of another format, or matplotlib is missing.
         OSError: the folder cannot be written.
     """
     runs = read([Path(place) for place in places])

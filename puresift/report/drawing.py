@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from puresift.errors import SiftError
+
 COLOURS = ("#1f6fb4", "#d98a1f", "#3a8f5c", "#a0478f", "#b5493b", "#4d4d4d")
 GREY = "#b8b8b8"
 SIZE = (5.0, 3.4)  # inches: small, so that letters stay legible on a narrow screen
@@ -42,7 +44,7 @@ def panel(rows: int = 1, size: tuple[float, float] = SIZE) -> tuple[Any, Any]:
     try:
         figures = import_module("matplotlib.figure")
     except ImportError:
-        raise ValueError('a report needs matplotlib: pip install "puresift[report]"') from None
+        raise SiftError('a report needs matplotlib: pip install "puresift[report]"') from None
     figure = figures.Figure(figsize=size, layout="constrained")
     made = figure.subplots(rows, 1, sharex=True)
     for axes in made if rows > 1 else [made]:

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from puresift.errors import SiftError
 from puresift.records.recorder import FILE, FORMAT
 
 Line = dict[str, Any]
@@ -58,7 +59,7 @@ def read(places: list[Path]) -> list[Run]:
         places: a run folder, its file, or a folder of run folders.
 
     Raises:
-        ValueError: naming the place, or the file and line, and the fix.
+        SiftError: naming the place, or the file and line, and the fix.
     """
     files = [file for place in places for file in _files(place)]
     runs = [_run(file) for file in dict.fromkeys(files)]
@@ -77,12 +78,12 @@ def read(places: list[Path]) -> list[Run]:
 
 def _files(place: Path) -> list[Path]:
     if not place.exists():
-        raise ValueError(f"there is no {place}; give the folder of a run")
+        raise SiftError(f"there is no {place}; give the folder of a run")
     if place.is_file():
         return [place]
     found = [place / FILE] if (place / FILE).is_file() else sorted(place.glob(f"*/{FILE}"))
     if not found:
-        raise ValueError(f"{place} is no run: there is no {FILE} in it or in its folders; ps.Recorder writes one")
+        raise SiftError(f"{place} is no run: there is no {FILE} in it or in its folders; ps.Recorder writes one")
     return found
 
 
@@ -94,7 +95,7 @@ def _run(path: Path) -> Run:
             line = _line(f"{path}:{number}", raw, torn=not raw.endswith(b"\n"))
             lines += [line] if line is not None else []
     if not lines or lines[0]["kind"] != "run":
-        raise ValueError(f'{path} is no run: its first line must have the "kind" "run"; ps.Recorder writes it')
+        raise SiftError(f'{path} is no run: its first line must have the "kind" "run"; ps.Recorder writes it')
     head = lines[0]
     of = {kind: [line for line in lines if line["kind"] == kind] for kind in _NEEDED}
     return Run(
@@ -117,31 +118,31 @@ def _line(where: str, raw: bytes, torn: bool) -> Line | None:
         if torn:
             warnings.warn(f"{where}: the last line was cut short and is left out", stacklevel=2)
             return None
-        raise ValueError(f"{where}: not JSON ({error}); remove the line, or write the run again") from None
+        raise SiftError(f"{where}: not JSON ({error}); remove the line, or write the run again") from None
     if not isinstance(line, dict) or line.get("kind") not in _NEEDED:
-        raise ValueError(f'{where}: want an object with a "kind" among {", ".join(_NEEDED)}')
+        raise SiftError(f'{where}: want an object with a "kind" among {", ".join(_NEEDED)}')
     kind = line["kind"]
     for name, types in _NEEDED[kind].items():
         if not _is(line.get(name), types):
-            raise ValueError(f'{where}: a "{kind}" line needs "{name}", {_words(types)}, got {line.get(name)!r}')
+            raise SiftError(f'{where}: a "{kind}" line needs "{name}", {_words(types)}, got {line.get(name)!r}')
     for name, types in _OPTIONAL[kind].items():
         if line.get(name) is not None and not _is(line[name], types):
-            raise ValueError(f'{where}: "{name}" must be {_words(types)} or null, got {line[name]!r}')
+            raise SiftError(f'{where}: "{name}" must be {_words(types)} or null, got {line[name]!r}')
     if kind == "run" and line["format"] != FORMAT:
-        raise ValueError(f"{where}: format {line['format']}, but this puresift reads format {FORMAT}; update puresift")
+        raise SiftError(f"{where}: format {line['format']}, but this puresift reads format {FORMAT}; update puresift")
     if kind == "losses":
         _histogram(where, line)
     if kind == "sample" and line["rank"] not in ("most", "least"):
-        raise ValueError(f'{where}: "rank" must be "most" or "least", got {line["rank"]!r}')
+        raise SiftError(f'{where}: "rank" must be "most" or "least", got {line["rank"]!r}')
     return line
 
 
 def _histogram(where: str, line: Line) -> None:
     edges, seen, kept = line["edges"], line["seen"], line["kept"]
     if not all(_is(value, _NUMBER) for value in [*edges, *seen, *kept]) or edges != sorted(set(edges)):
-        raise ValueError(f"{where}: edges must be numbers that ascend, seen and kept numbers")
+        raise SiftError(f"{where}: edges must be numbers that ascend, seen and kept numbers")
     if not len(edges) - 1 == len(seen) == len(kept) > 0:
-        raise ValueError(f"{where}: {len(edges)} edges want {len(edges) - 1} counts in seen and in kept")
+        raise SiftError(f"{where}: {len(edges)} edges want {len(edges) - 1} counts in seen and in kept")
 
 
 def _is(value: object, types: tuple[type, ...]) -> bool:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from puresift.errors import SiftError
 from puresift.trees import unreadable
 
 
-class MissingColumn(ValueError):
+class MissingColumn(SiftError):
     """A rule needs a column that was not declared."""
 
     def __init__(self, name: str):
@@ -37,13 +38,13 @@ def column(columns: Mapping[str, Tensor], name: str, losses: Tensor, size: int) 
         Int64[B] with 0 for values out of range, and Bool[B].
 
     Raises:
-        ValueError: there is no such column, it is not Int[B], or (see above) a value is out of range.
+        SiftError: there is no such column, it is not Int[B], or (see above) a value is out of range.
     """
     if name not in columns:
         raise MissingColumn(name)
     values = columns[name]
     if values.shape != losses.shape or values.is_floating_point() or values.dtype == torch.bool:
-        raise ValueError(
+        raise SiftError(
             f"the column {name!r} must hold a whole number a row, Int[{losses.shape[0]}], "
             f"got {values.dtype}{list(values.shape)}"
         )
@@ -51,7 +52,7 @@ def column(columns: Mapping[str, Tensor], name: str, losses: Tensor, size: int) 
     known = (values >= 0) & (values < size)
     everything = known.all()
     if values.device.type == "cpu" and not unreadable(everything) and not bool(everything):
-        raise ValueError(
+        raise SiftError(
             f"the column {name!r} must be in [0, {size}), got values from {int(values.min())} to "
             f"{int(values.max())}; number them from 0, or make the rule larger"
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
+from puresift.errors import SiftError
 from puresift.order import inside, mean
 from puresift.rules.histories import remember, unseen
 from puresift.rules.planning import always
@@ -46,7 +47,7 @@ def threshold(value: Number | None = None, *, quantile: Number | None = None, hi
         A rule with weights 1.
 
     Raises:
-        ValueError: not exactly one of value and quantile is given, or a setting is out of range; on the first pool,
+        SiftError: not exactly one of value and quantile is given, or a setting is out of range; on the first pool,
             when it has more rows than the history.
 
     Example:
@@ -59,7 +60,7 @@ def threshold(value: Number | None = None, *, quantile: Number | None = None, hi
         Example Mining", 2016.
     """
     if (value is None) == (quantile is None):
-        raise ValueError("give exactly one of value (a loss) and quantile (of the last losses)")
+        raise SiftError("give exactly one of value (a loss) and quantile (of the last losses)")
     if quantile is not None:
         return _between(settings.share("quantile", quantile), 1.0, settings.count("history", history))
     assert value is not None
@@ -90,7 +91,7 @@ def band(low: Number, *, high: Number, history: int = 1024) -> Rule:
         A rule with weights 1.
 
     Raises:
-        ValueError: a quantile is out of range or low is not below high; on the first pool, when it has more rows than
+        SiftError: a quantile is out of range or low is not below high; on the first pool, when it has more rows than
             the history.
 
     Example:
@@ -139,7 +140,7 @@ def prune(ratio: Number = 0.5, *, history: int = 1024) -> Rule:
         A rule with weights.
 
     Raises:
-        ValueError: a setting is out of range; on the first pool, when it has more rows than the history.
+        SiftError: a setting is out of range; on the first pool, when it has more rows than the history.
 
     Example:
         >>> rule = prune(ratio=0.5)
@@ -187,7 +188,7 @@ def drop_top(rule: Rule, quantile: Number, *, history: int = 1024) -> Rule:
         A rule that always wants scores; to start later, wrap it in `delay`.
 
     Raises:
-        ValueError: a setting is out of range; on the first pool, when it has more rows than the history.
+        SiftError: a setting is out of range; on the first pool, when it has more rows than the history.
 
     Example:
         >>> from puresift import rules

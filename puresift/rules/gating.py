@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
+from puresift.errors import SiftError
 from puresift.order import mean
 from puresift.rules.planning import always
 from puresift.rules.scheduling import passing, where
@@ -52,7 +53,7 @@ def gate(rule: Rule, share: Number = 0.8, *, classes: int | None = None, back: N
         A rule with p = 1 and weights 1 while the gate is closed. It always wants scores.
 
     Raises:
-        ValueError: a setting is out of range.
+        SiftError: a setting is out of range.
 
     Example:
         >>> from puresift import rules
@@ -67,7 +68,7 @@ def gate(rule: Rule, share: Number = 0.8, *, classes: int | None = None, back: N
     if classes is not None:
         settings.count("classes", classes, least=2)
     if not isinstance(back, Tensor) and not settings.nonnegative("back", back) >= 1:
-        raise ValueError(f"back must be >= 1, or the gate would close as soon as it opens, got {back!r}")
+        raise SiftError(f"back must be >= 1, or the gate would close as soon as it opens, got {back!r}")
 
     def init() -> GateState:
         average, first = (torch.zeros(1, dtype=torch.float64) for _ in range(2))

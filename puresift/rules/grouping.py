@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings, trees
+from puresift.errors import SiftError
 from puresift.rules.columns import column as read
 from puresift.rules.planning import fill
 from puresift.types import Losses, Odds, Rule
@@ -54,7 +55,7 @@ def by_group(
         kept, p = 1 and weight 1, and the state's `unknown` counts them.
 
     Raises:
-        ValueError: a setting is out of range; from select, there is no such column or a value is out of range.
+        SiftError: a setting is out of range; from select, there is no such column or a value is out of range.
 
     Example:
         >>> from puresift import rules
@@ -69,7 +70,7 @@ def by_group(
     """
     settings.count("groups", groups)
     if fractions not in ("proportional", "equal", "balanced", "loss"):
-        raise ValueError(f'fractions must be "proportional", "equal", "balanced" or "loss", got {fractions!r}')
+        raise SiftError(f'fractions must be "proportional", "equal", "balanced" or "loss", got {fractions!r}')
 
     def init() -> ByGroupState:
         inner = trees.map_leaves(lambda leaf: leaf.expand(groups, *leaf.shape).clone(), rule.init())
@@ -169,7 +170,7 @@ def cover(rule: Rule, *, size: int, epochs: int, column: str = "id") -> Rule:
         and `visits[size]` counts them.
 
     Raises:
-        ValueError: a setting is out of range; from select, there is no such column or a value is out of range.
+        SiftError: a setting is out of range; from select, there is no such column or a value is out of range.
 
     Example:
         >>> from puresift import rules

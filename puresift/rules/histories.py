@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from puresift.errors import SiftError
 from puresift.order import beside, mean, rank_bounds
 from puresift.rules.sketches import Placed, SketchState, by_sketch
 from puresift.types import Losses
@@ -109,13 +110,13 @@ def choose(
     """An empty history, and the function that places losses in it and remembers them.
 
     Raises:
-        ValueError: unknown drift, or one that cannot be combined with a sketch.
+        SiftError: unknown drift, or one that cannot be combined with a sketch.
     """
     if drift not in (None, "window", "age", "scale"):
-        raise ValueError(f'drift must be None, "window", "age" or "scale", got {drift!r}')
+        raise SiftError(f'drift must be None, "window", "age" or "scale", got {drift!r}')
     if sketch is not None:
         if drift is not None:
-            raise ValueError(f"a sketch forgets by age already, so it excludes drift={drift!r}; leave one out")
+            raise SiftError(f"a sketch forgets by age already, so it excludes drift={drift!r}; leave one out")
         # infinite edges hold no mass, and the first pool moves them
         empty = lambda: SketchState(torch.full((sketch,), -torch.inf), torch.zeros(sketch, dtype=torch.float64))  # noqa: E731
         return empty, partial(by_sketch, history=history)
@@ -147,7 +148,7 @@ def remember(history: Tensor, seen: Tensor, losses: Losses) -> tuple[Tensor, Ten
         Float[n] and Int64[].
 
     Raises:
-        ValueError: the pool is longer than the history.
+        SiftError: the pool is longer than the history.
     """
     return history.index_copy(0, slots(history, seen, losses), losses), seen + losses.shape[0]
 
@@ -183,9 +184,9 @@ def slots(history: Tensor, seen: Tensor, losses: Losses) -> Tensor:
     """Int64[B]: where in the ring a pool's losses go.
 
     Raises:
-        ValueError: the pool is longer than the history.
+        SiftError: the pool is longer than the history.
     """
     size, length = losses.shape[0], history.shape[0]
     if size > length:
-        raise ValueError(f"a pool of {size} losses does not fit a history of {length}; pass history={size} or more")
+        raise SiftError(f"a pool of {size} losses does not fit a history of {length}; pass history={size} or more")
     return (seen + torch.arange(size, device=losses.device)) % length

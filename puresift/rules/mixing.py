@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
+from puresift.errors import SiftError
 from puresift.settings import Number
 from puresift.types import Losses, Odds, Rule
 
@@ -36,7 +37,7 @@ def mix(*rules: Rule, shares: tuple[Number, ...] | list[Number] | None = None) -
         A rule.
 
     Raises:
-        ValueError: fewer than two rules, another number of shares, or one out of range.
+        SiftError: fewer than two rules, another number of shares, or one out of range.
 
     Example:
         >>> from puresift import rules
@@ -45,10 +46,10 @@ def mix(*rules: Rule, shares: tuple[Number, ...] | list[Number] | None = None) -
         tensor([0.1000, 0.9000])
     """
     if len(rules) < 2:
-        raise ValueError(f"mix needs two rules or more, got {len(rules)}")
+        raise SiftError(f"mix needs two rules or more, got {len(rules)}")
     parts = list(shares) if shares is not None else [1.0] * len(rules)
     if len(parts) != len(rules):
-        raise ValueError(f"shares must have a number for each of the {len(rules)} rules, got {len(parts)}")
+        raise SiftError(f"shares must have a number for each of the {len(rules)} rules, got {len(parts)}")
     for part in parts:
         settings.positive("each of shares", part)
     whole = sum(parts)
@@ -91,7 +92,7 @@ def floor(rule: Rule, least: Number) -> Rule:
         A rule with p > 0, as `unbiased` needs it.
 
     Raises:
-        ValueError: least is out of range.
+        SiftError: least is out of range.
 
     Example:
         >>> from puresift import rules

@@ -29,7 +29,7 @@ def uniform(keep: Number) -> Rule:
         A rule that never looks at the losses.
 
     Raises:
-        ValueError: keep is out of range.
+        SiftError: keep is out of range.
 
     Example:
         >>> rule = uniform(keep=0.25)
@@ -61,7 +61,7 @@ def hold(rule: Rule, keep: Number) -> Rule:
         A rule.
 
     Raises:
-        ValueError: keep is out of range.
+        SiftError: keep is out of range.
 
     Example:
         >>> from puresift import rules

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
+from puresift.errors import SiftError
 from puresift.order import rank_bounds
 from puresift.rules import histories
 from puresift.rules.planning import always, fill
@@ -55,7 +56,7 @@ def relative(
         A rule with weights 1.
 
     Raises:
-        ValueError: not exactly one of keep and beta is given, or one is out of range; on the first pool, when it has
+        SiftError: not exactly one of keep and beta is given, or one is out of range; on the first pool, when it has
             more rows than the history.
 
     Example:
@@ -67,7 +68,7 @@ def relative(
         Angela H. Jiang et al., "Accelerating Deep Learning by Focusing on the Biggest Losers", 2019.
     """
     if (keep is None) == (beta is None):
-        raise ValueError("give exactly one of keep (the planned fraction) and beta (keep = 1 / (1 + beta))")
+        raise SiftError("give exactly one of keep (the planned fraction) and beta (keep = 1 / (1 + beta))")
     if keep is not None:
         exponent = 1 / settings.fraction("keep", keep) - 1
     elif beta is not None:
@@ -102,7 +103,7 @@ def top(keep: Number) -> Rule:
         A rule with weights 1.
 
     Raises:
-        ValueError: keep is out of range.
+        SiftError: keep is out of range.
 
     Example:
         >>> rule = top(keep=0.5)
@@ -160,7 +161,7 @@ def ranked(keep: Number) -> Rule:
         A rule with weights 1.
 
     Raises:
-        ValueError: keep is out of range.
+        SiftError: keep is out of range.
 
     Example:
         >>> rule = ranked(keep=0.5)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings, trees
+from puresift.errors import SiftError
 from puresift.settings import Number
 from puresift.trees import unreadable
 from puresift.types import Losses, Odds, Rule
@@ -36,7 +37,7 @@ def delay(rule: Rule, steps: int, *, every: int | None = None) -> Rule:
         A rule with p = 1 and weights 1 until then.
 
     Raises:
-        ValueError: steps is out of range, or `every` leaves nothing to sift.
+        SiftError: steps is out of range, or `every` leaves nothing to sift.
 
     Example:
         >>> from puresift import rules
@@ -48,7 +49,7 @@ def delay(rule: Rule, steps: int, *, every: int | None = None) -> Rule:
     """
     settings.count("steps", steps, least=0)
     if every is not None and settings.count("every", every) <= steps:
-        raise ValueError(f"every must be larger than steps, or nothing is sifted, got steps={steps}, every={every}")
+        raise SiftError(f"every must be larger than steps, or nothing is sifted, got steps={steps}, every={every}")
 
     def on(seen: Tensor) -> Tensor:
         return (seen if every is None else seen % every) >= steps
@@ -83,7 +84,7 @@ def interrupt(rule: Rule, *, pools: int, start: Number = 0.5, end: Number = 0.9,
         A rule with p = 1 and weights 1 while it is off.
 
     Raises:
-        ValueError: a setting is out of range, or nothing is left to sift.
+        SiftError: a setting is out of range, or nothing is left to sift.
 
     Example:
         >>> from puresift import rules
@@ -103,7 +104,7 @@ def interrupt(rule: Rule, *, pools: int, start: Number = 0.5, end: Number = 0.9,
     settings.level("end", end)
     settings.ordered(("start", start), ("end", end))
     if settings.count("every", every, least=0) == 1:
-        raise ValueError("every=1 would hand every pool through; give 0 for no breaks, or 2 and more")
+        raise SiftError("every=1 would hand every pool through; give 0 for no breaks, or 2 and more")
 
     def on(seen: Tensor) -> Tensor:
         time = seen.double() / pools
@@ -150,7 +151,7 @@ def anneal(factory: Callable[[Tensor], Rule], schedule: Callable[[Tensor], Tenso
         A rule.
 
     Raises:
-        ValueError: the schedule's first value is not a Float[] in (0, 1].
+        SiftError: the schedule's first value is not a Float[] in (0, 1].
 
     Example:
         >>> from puresift import rules
@@ -164,7 +165,7 @@ def anneal(factory: Callable[[Tensor], Rule], schedule: Callable[[Tensor], Tenso
     """
     first = schedule(torch.zeros((), dtype=torch.int64))
     if not isinstance(first, Tensor) or first.ndim or not first.is_floating_point():
-        raise ValueError(f"schedule must map pools seen, Int[], to keep, Float[], but gives {first!r} for 0")
+        raise SiftError(f"schedule must map pools seen, Int[], to keep, Float[], but gives {first!r} for 0")
     if not unreadable(first):
         settings.fraction("schedule(0)", float(first))
 
@@ -201,7 +202,7 @@ def ramp(first: Number, *, last: Number | None = None, pools: int, full: Number 
         A function of the pools seen, for `ps.anneal`.
 
     Raises:
-        ValueError: a setting is out of range.
+        SiftError: a setting is out of range.
 
     Example:
         >>> schedule = ramp(0.2, last=0.6, pools=10, full=0.2)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from puresift.errors import SiftError
 from puresift.types import Draw, Key, Losses, Rule
 
 
@@ -35,7 +36,7 @@ def tokens(rule: Rule, *, draw: Draw | None = None) -> TokenSelect:
         tokens, so it synchronises once.
 
     Raises:
-        ValueError: when called, losses and mask do not share one shape [B, T].
+        SiftError: when called, losses and mask do not share one shape [B, T].
 
     Example:
         >>> from puresift import keys, rules
@@ -52,7 +53,7 @@ def tokens(rule: Rule, *, draw: Draw | None = None) -> TokenSelect:
 
     def select(state: Any, key: Key, losses: Losses, mask: Tensor) -> tuple[Any, Tensor]:
         if losses.ndim != 2 or losses.shape != mask.shape:
-            raise ValueError(
+            raise SiftError(
                 f"token losses and their mask must both have shape [B, T], got {list(losses.shape)} and "
                 f'{list(mask.shape)}; pass reduction="none" and shift labels and mask alike'
             )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
+from puresift.errors import SiftError
 from puresift.order import SORTED_UP_TO, mean
 from puresift.rules.columns import MissingColumn
 from puresift.rules.histories import remember, unseen
@@ -56,7 +57,7 @@ def importance(keep: Number, *, floor: Number = 0.1, bias: Number = 1.0, history
         A rule with weights.
 
     Raises:
-        ValueError: a setting is out of range.
+        SiftError: a setting is out of range.
 
     Example:
         >>> rule = importance(keep=0.5, floor=0.0)
@@ -142,7 +143,7 @@ def unbiased(rule: Rule, *, keep: Number | None = None, clip: Number | None = No
         A rule with weights.
 
     Raises:
-        ValueError: a setting is out of range, or the rule may give p = 0.
+        SiftError: a setting is out of range, or the rule may give p = 0.
 
     Example:
         >>> from puresift import rules
@@ -162,7 +163,7 @@ def unbiased(rule: Rule, *, keep: Number | None = None, clip: Number | None = No
         settings.positive("clip", clip)
     settings.nonnegative("exponent", exponent)
     if _gives_up_rows(rule):
-        raise ValueError(
+        raise SiftError(
             "this rule gives some rows p = 0, and no weight makes up for rows that are never kept; give each p > 0 "
             "first, as in ps.unbiased(ps.floor(rule, least=0.05)), or drop them on purpose and weigh inside, as in "
             "ps.drop_top(ps.unbiased(rule), 0.95)"

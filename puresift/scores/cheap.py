@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings, trees
+from puresift.errors import SiftError
 from puresift.types import Batch, Losses, Pad, Params, ScoreFn
 
 
@@ -26,7 +27,7 @@ def autocast(score: ScoreFn, dtype: torch.dtype = torch.bfloat16) -> ScoreFn:
         A score, Float32[B].
 
     Raises:
-        ValueError: dtype is none of the three.
+        SiftError: dtype is none of the three.
 
     Example:
         >>> half = autocast(lambda params, batch: batch @ batch.T @ torch.ones(2), torch.bfloat16)
@@ -34,7 +35,7 @@ def autocast(score: ScoreFn, dtype: torch.dtype = torch.bfloat16) -> ScoreFn:
         tensor([1., 1.])
     """
     if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-        raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, got {dtype!r}")
+        raise SiftError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16, got {dtype!r}")
 
     def cast(params: Params, batch: Batch) -> Losses:
         device = trees.leaves(trees.plain(batch))[0].device.type
@@ -65,7 +66,7 @@ def chunked(
         A score with the same numbers, in the batch's order.
 
     Raises:
-        ValueError: size is out of range, or only one of length and pad is given.
+        SiftError: size is out of range, or only one of length and pad is given.
 
     Example:
         >>> total = chunked(lambda params, batch: batch.sum(-1), 2)
@@ -74,7 +75,7 @@ def chunked(
     """
     settings.count("size", size)
     if (length is None) != (pad is None):
-        raise ValueError("give length= and pad= together: one says how long rows are, the other which leaves to cut")
+        raise SiftError("give length= and pad= together: one says how long rows are, the other which leaves to cut")
 
     def pieces(params: Params, batch: Batch) -> Losses:
         batch = trees.plain(batch)
@@ -112,7 +113,7 @@ def truncated(score: ScoreFn, width: int, *, pad: Mapping[str, Pad]) -> ScoreFn:
         A score; the kept rows stay whole.
 
     Raises:
-        ValueError: width is out of range, pad names nothing or, when called, a leaf that the batch lacks.
+        SiftError: width is out of range, pad names nothing or, when called, a leaf that the batch lacks.
 
     Example:
         >>> total = truncated(lambda params, batch: batch["x"].sum(-1), 2, pad={"x": Pad(0, 8)})
@@ -124,12 +125,12 @@ def truncated(score: ScoreFn, width: int, *, pad: Mapping[str, Pad]) -> ScoreFn:
     """
     settings.count("width", width)
     if not pad:
-        raise ValueError('pad must name the leaves to cut, such as {"input_ids": ps.Pad(0, 64)}')
+        raise SiftError('pad must name the leaves to cut, such as {"input_ids": ps.Pad(0, 64)}')
 
     def beginning(params: Params, batch: Batch) -> Losses:
         batch = trees.plain(batch)
         if missing := sorted(set(pad) - {name for name, _ in trees.named(batch)}):
-            raise ValueError(f"pad names {', '.join(missing)}, which the batch has not; name its ragged leaves")
+            raise SiftError(f"pad names {', '.join(missing)}, which the batch has not; name its ragged leaves")
         return score(params, trees.trim(batch, pad, width))
 
     return beginning

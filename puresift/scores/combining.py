@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
+from puresift.errors import SiftError
 from puresift.ids import Ids, by_id, checked, ids_of
 from puresift.order import rank_bounds
 from puresift.scores.losses import lift
@@ -53,7 +54,7 @@ def total(*scores: ScoreFn | Score) -> Score:
         A `Score`, Float[B]; training losses go to those parts that remember.
 
     Raises:
-        ValueError: there is no score.
+        SiftError: there is no score.
 
     Example:
         >>> both = total(lambda params, x: x, lambda params, x: 2 * x)
@@ -75,7 +76,7 @@ def rank_mix(*scores: ScoreFn | Score) -> Score:
         A `Score`, Float[B]; training losses go to those parts that remember.
 
     Raises:
-        ValueError: there is no score.
+        SiftError: there is no score.
 
     Example:
         >>> mixed = rank_mix(lambda params, x: x, lambda params, x: -100 * x)
@@ -118,7 +119,7 @@ def reducible(
         A `Score`, Float[B] in the loss's unit; its state is the inner score's.
 
     Raises:
-        ValueError: the table has another length or a missing entry, or size is not given; when called, there are no
+        SiftError: the table has another length or a missing entry, or size is not given; when called, there are no
             ids, or they are out of range (checked where that costs nothing: on the CPU).
 
     Example:
@@ -133,16 +134,16 @@ def reducible(
     inner = lift(score)
     if isinstance(reference, Tensor):
         if size is None:
-            raise ValueError("a table of irreducible losses needs size=len(dataset), to be checked against")
+            raise SiftError("a table of irreducible losses needs size=len(dataset), to be checked against")
         settings.count("size", size)
         if reference.shape != (size,):
-            raise ValueError(
+            raise SiftError(
                 f"the table must hold one irreducible loss for each of the {size} samples, shape [{size}], "
                 f"got {list(reference.shape)}; compute it over the whole dataset, in the order of the ids"
             )
         missing = int((~reference.isfinite()).sum())
         if missing:
-            raise ValueError(f"{missing} of {size} irreducible losses are NaN or infinite; compute them, or set them 0")
+            raise SiftError(f"{missing} of {size} irreducible losses are NaN or infinite; compute them, or set them 0")
 
     def apply(state: Any, params: Params, batch: Batch) -> tuple[Any, Losses]:
         state, losses = inner.apply(state, params, batch)
@@ -157,7 +158,7 @@ def reducible(
 def _combined(scores: Any, formula: Callable[[list[Losses]], Losses]) -> Score:
     parts = [lift(score) for score in scores]
     if not parts:
-        raise ValueError("there is no score to combine; pass one or more")
+        raise SiftError("there is no score to combine; pass one or more")
 
     def init() -> CombinedState:
         return CombinedState(tuple(part.init() for part in parts))

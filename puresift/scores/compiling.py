@@ -54,7 +54,7 @@ def compiled(
         A score, Float[B]. Lists of Python objects in a batch are not passed to the graph.
 
     Raises:
-        ValueError: pad_to is out of range.
+        SiftError: pad_to is out of range.
 
     Example:
         >>> import puresift as ps

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from puresift import trees
+from puresift.errors import SiftError
 from puresift.scores.model import Twin, per_row
 from puresift.types import Batch, Losses, Params, ScoreFn
 
@@ -29,7 +30,7 @@ def el2n(model: nn.Module, outputs: Outputs) -> ScoreFn:
         `score(params, batch)`, Float[B].
 
     Raises:
-        ValueError: as `ps.batched`; when called, the outputs have other shapes.
+        SiftError: as `ps.batched`; when called, the outputs have other shapes.
 
     Example:
         >>> score = el2n(nn.Identity(), lambda model, batch: (model(batch), torch.tensor([0, 1])))
@@ -56,7 +57,7 @@ def margin(model: nn.Module, outputs: Outputs) -> ScoreFn:
         `score(params, batch)`, Float[B].
 
     Raises:
-        ValueError: as `ps.batched`; when called, the outputs have other shapes, or there is a single class.
+        SiftError: as `ps.batched`; when called, the outputs have other shapes, or there is a single class.
 
     Example:
         >>> score = margin(nn.Identity(), lambda model, batch: (model(batch), None))
@@ -70,7 +71,7 @@ def margin(model: nn.Module, outputs: Outputs) -> ScoreFn:
 
     def close(logits: Tensor, labels: Tensor | None) -> Losses:
         if logits.shape[1] < 2:
-            raise ValueError("margin compares two classes, but the logits have one column; use two, or the loss")
+            raise SiftError("margin compares two classes, but the logits have one column; use two, or the loss")
         first, second = logits.softmax(1).topk(2, 1).values.unbind(1)
         return 1 - (first - second)
 
@@ -90,7 +91,7 @@ def entropy(model: nn.Module, outputs: Outputs) -> ScoreFn:
         `score(params, batch)`, Float[B].
 
     Raises:
-        ValueError: as `ps.batched`; when called, the outputs have other shapes.
+        SiftError: as `ps.batched`; when called, the outputs have other shapes.
 
     Example:
         >>> score = entropy(nn.Identity(), lambda model, batch: (model(batch), None))
@@ -124,7 +125,7 @@ def head_grad_norm(model: nn.Module, outputs: Outputs, *, bias: bool = True) -> 
         `score(params, batch)`, Float[B].
 
     Raises:
-        ValueError: as `ps.batched`; when called, the outputs have other shapes.
+        SiftError: as `ps.batched`; when called, the outputs have other shapes.
 
     Example:
         >>> model = nn.Linear(2, 2)
@@ -139,7 +140,7 @@ def head_grad_norm(model: nn.Module, outputs: Outputs, *, bias: bool = True) -> 
 
     def norm(logits: Tensor, labels: Tensor, features: Tensor) -> Losses:
         if features.ndim != 2:
-            raise ValueError(
+            raise SiftError(
                 f"features must have shape [B, D], what enters the linear head, got {list(features.shape)}; "
                 "pool or select over the other dimensions as the model does"
             )
@@ -158,10 +159,10 @@ def _scored(model: nn.Module, outputs: Outputs, formula: Callable[..., Losses], 
         with torch.no_grad():
             given = twin.call(params, batch)
             if not isinstance(given, tuple | list) or len(given) != len(names):
-                raise ValueError(f"outputs must give ({', '.join(names)}), got {_name(given)}")
+                raise SiftError(f"outputs must give ({', '.join(names)}), got {_name(given)}")
             logits, *rest = given
             if logits.ndim != 2 or len(logits) != size:
-                raise ValueError(f"logits must have shape [{size}, classes], got {list(logits.shape)}")
+                raise SiftError(f"logits must have shape [{size}, classes], got {list(logits.shape)}")
             return per_row(formula(logits.float(), *rest), size)
 
     return score
@@ -170,7 +171,7 @@ def _scored(model: nn.Module, outputs: Outputs, formula: Callable[..., Losses], 
 def _error(logits: Tensor, labels: Tensor) -> Tensor:
     """||softmax - onehot||; 1 - p of the label is summed from the other classes, for precision near p = 1."""
     if labels.shape != logits.shape[:1] or labels.is_floating_point():
-        raise ValueError(
+        raise SiftError(
             f"labels must be class numbers of shape {list(logits.shape[:1])}, "
             f"got {labels.dtype}{list(labels.shape)}; take .argmax(1) of one-hot labels"
         )

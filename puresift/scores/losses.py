@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from puresift import settings, trees
+from puresift.errors import SiftError
 from puresift.scores.model import Twin, per_row, unwrap
 from puresift.types import Batch, Losses, Params, Score, ScoreFn
 
@@ -34,7 +35,7 @@ def batched(model: nn.Module, loss: Loss) -> ScoreFn:
         `score(params, batch)`, Float[B]; params are all parameters and buffers by name, as `ps.live(model)` gives them.
 
     Raises:
-        ValueError: the model cannot be copied or computes its weights in hooks; when called, parameters are missing or
+        SiftError: the model cannot be copied or computes its weights in hooks; when called, parameters are missing or
             unknown, or the loss does not give one floating-point number per row.
 
     Example:
@@ -67,7 +68,7 @@ def per_sample(model: nn.Module, loss: Loss) -> ScoreFn:
         `score(params, batch)`, Float[B].
 
     Raises:
-        ValueError: as `batched`.
+        SiftError: as `batched`.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -106,7 +107,7 @@ def grad_norm(model: nn.Module, loss: Loss, *, only: Callable[[str], bool] | Non
         `score(params, batch)`, Float[B], in the loss's unit divided by the parameters'.
 
     Raises:
-        ValueError: no parameter is selected, or chunk is out of range; when called, as `batched`.
+        SiftError: no parameter is selected, or chunk is out of range; when called, as `batched`.
 
     Example:
         >>> model = nn.Linear(2, 1, bias=False)
@@ -122,7 +123,7 @@ def grad_norm(model: nn.Module, loss: Loss, *, only: Callable[[str], bool] | Non
     parameters = dict(unwrap(model).named_parameters())
     learnt = [name for name, p in parameters.items() if (only(name) if only else p.requires_grad)]
     if not learnt:
-        raise ValueError(f"no parameter counts: choose by only= among {sorted(parameters)}, or unfreeze some")
+        raise SiftError(f"no parameter counts: choose by only= among {sorted(parameters)}, or unfreeze some")
     twin = Twin(model, loss)
 
     def score(params: Params, batch: Batch) -> Losses:
@@ -153,5 +154,5 @@ def lift(score: ScoreFn | Score) -> Score:
 
 def _single(loss: Losses) -> Tensor:
     if loss.numel() != 1:
-        raise ValueError(f"the loss of one row must be one number, got shape {list(loss.shape)}")
+        raise SiftError(f"the loss of one row must be one number, got shape {list(loss.shape)}")
     return loss.reshape(())

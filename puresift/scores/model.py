@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from puresift.errors import SiftError
 from puresift.types import Batch, Losses, Params
 
 
@@ -58,22 +59,22 @@ def per_row(losses: Losses, rows: int) -> Losses:
     """The losses, checked to be one floating-point number per row.
 
     Raises:
-        ValueError: naming what was returned instead, and the fix.
+        SiftError: naming what was returned instead, and the fix.
     """
     if not isinstance(losses, Tensor):
-        raise ValueError(f"the loss must be a tensor of {rows} numbers, got {type(losses).__name__}")
+        raise SiftError(f"the loss must be a tensor of {rows} numbers, got {type(losses).__name__}")
     if losses.ndim == 0:
-        raise ValueError(
+        raise SiftError(
             f"the loss is already reduced to one number, but sifting needs one for each of the {rows} rows; "
             'pass reduction="none" and do not call .mean()'
         )
     if losses.shape != (rows,):
-        raise ValueError(
+        raise SiftError(
             f"the loss must have shape [{rows}], one number a row, got {list(losses.shape)}; "
             "reduce every dimension but the first"
         )
     if not losses.is_floating_point():
-        raise ValueError(f"the loss must be floating point, got {losses.dtype}; call .float()")
+        raise SiftError(f"the loss must be floating point, got {losses.dtype}; call .float()")
     return losses
 
 
@@ -102,7 +103,7 @@ class Twin(nn.Module):
         """Raise unless the parameters are exactly the model's."""
         if not self.needed <= params.keys() <= self.names:
             missing, unknown = sorted(self.needed - params.keys()), sorted(params.keys() - self.names)
-            raise ValueError(
+            raise SiftError(
                 f"params must be all parameters and buffers of the model: missing {missing}, unknown {unknown}; "
                 "pass ps.live(model)"
             )
@@ -162,7 +163,7 @@ def _copy(model: nn.Module) -> nn.Module:
     for name, module in model.named_modules():
         for hook in module._forward_pre_hooks.values():
             if type(hook).__module__.startswith("torch.nn.utils."):
-                raise ValueError(
+                raise SiftError(
                     f"{name or 'the model'} computes its weight in a hook ({type(hook).__name__}), which a pure score "
                     "cannot see; use torch.nn.utils.parametrizations instead, or remove it before sifting"
                 )
@@ -171,7 +172,7 @@ def _copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except RuntimeError as error:
-        raise ValueError(
+        raise SiftError(
             f"the model cannot be copied for scoring ({error}); a module that caches a computed tensor is the usual "
             "cause: clear the cache before sifting, or compute it in forward"
         ) from error

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings, trees
+from puresift.errors import SiftError
 from puresift.ids import Ids, by_id, checked, facts, ids_of, newest, refuse
 from puresift.scores.losses import lift
 from puresift.types import Batch, Losses, Params, Score, ScoreFn
@@ -45,7 +46,7 @@ def remembered(score: ScoreFn, size: int, *, every: int, id: Ids = by_id, gather
         A `Score` with a `RememberedState`; where an age is 0, the loss is from this visit.
 
     Raises:
-        ValueError: a setting is out of range, or the score is itself stateful; when called, ids are missing or they are
+        SiftError: a setting is out of range, or the score is itself stateful; when called, ids are missing or they are
             out of range or, in a pool, repeated. A training batch may repeat one across two epochs: the last row
             counts.
 
@@ -63,7 +64,7 @@ def remembered(score: ScoreFn, size: int, *, every: int, id: Ids = by_id, gather
     settings.count("size", size)
     settings.count("every", every)
     if isinstance(score, Score):
-        raise ValueError(
+        raise SiftError(
             "remembered takes a plain score, and this one remembers itself; put remembered innermost, "
             "as in reducible(remembered(score, size, every=...), table)"
         )
@@ -125,7 +126,7 @@ def change(score: ScoreFn | Score, size: int, *, order: int = 2, id: Ids = by_id
         are taken in train mode, where dropout would count as change.
 
     Raises:
-        ValueError: a setting is out of range; when called, there are no ids or they are out of range (checked where
+        SiftError: a setting is out of range; when called, there are no ids or they are out of range (checked where
             that costs nothing: on the CPU).
 
     Example:
@@ -141,7 +142,7 @@ def change(score: ScoreFn | Score, size: int, *, order: int = 2, id: Ids = by_id
     """
     settings.count("size", size)
     if order not in (1, 2):
-        raise ValueError(f"order must be 1 or 2, the first or the second difference, got {order!r}")
+        raise SiftError(f"order must be 1 or 2, the first or the second difference, got {order!r}")
     inner = lift(score)
 
     def init() -> ChangeState:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from puresift import settings
+from puresift.errors import SiftError
 from puresift.types import Info
 
 _FINE = 2.0**20  # fixed-point scale of variance reductions in an Int64 tensor
@@ -86,7 +87,7 @@ def governor(
         `Governor(init, decide)`: `decide(state, reading) -> (state, sift)`. Pass it to `ps.sift(..., governor=...)`.
 
     Raises:
-        ValueError: a setting is out of range.
+        SiftError: a setting is out of range.
 
     Example:
         >>> judge = governor(warmup=0)
@@ -101,11 +102,11 @@ def governor(
     """
     for name, value in (("budget", budget), ("rate", rate)):
         if isinstance(value, Tensor):
-            raise ValueError(f"{name} must be a plain number, as decisions are made on the host; pass float({name})")
+            raise SiftError(f"{name} must be a plain number, as decisions are made on the host; pass float({name})")
         settings.fraction(name, value)
     settings.count("warmup", warmup, least=0)
     if bar not in ("full", "shortened"):
-        raise ValueError(f'bar must be "full" or "shortened", got {bar!r}')
+        raise SiftError(f'bar must be "full" or "shortened", got {bar!r}')
     full = bar == "full"
 
     def init() -> GovernorState:

@@ -14,6 +14,7 @@ from puresift.data.pools import set_epoch
 from puresift.distributed import lockstep
 from puresift.distributed.ranks import rank_key
 from puresift.distributed.saving import stamped, unstamped
+from puresift.errors import ArgumentError, MomentError, SiftError
 from puresift.stream.governors import Governor
 from puresift.stream.places import PREFIX, Place, wrapped
 from puresift.stream.stream import Stream, sift
@@ -53,7 +54,7 @@ class SiftingDataLoader(Iterable[Any]):
     of the batch last yielded; after a pass, of the pools read since) and `weights` (of the batch last yielded).
 
     Raises:
-        ValueError: here, or at the first batch, for an invalid setting or batch; while iterating, when weights are not
+        SiftError: here, or at the first batch, for an invalid setting or batch; while iterating, when weights are not
             all 1 and were not read.
         TypeError: there is no such setting.
 
@@ -130,14 +131,14 @@ class SiftingDataLoader(Iterable[Any]):
     def observe(self, losses: Losses, batch: Batch = None) -> None:
         """Feed training losses, Float[B], to a stateful score: those of the batch last yielded, or of `batch`."""
         if self._stream is None:
-            raise ValueError("observe takes the losses of the batch last yielded, but none was yielded yet")
+            raise SiftError("observe takes the losses of the batch last yielded, but none was yielded yet")
         self._stream.observe(losses, batch)
 
     def flush(self) -> list[Any]:
         """All rows that are left, as batches of at most `batch_size`; a pass that has started ends with it.
 
         Raises:
-            ValueError: weights are not all 1, and this loader does not yield them.
+            SiftError: weights are not all 1, and this loader does not yield them.
         """
         state, left = self._sifter.flush(self.state)
         batches = self._handout.rest(left)
@@ -160,7 +161,7 @@ class SiftingDataLoader(Iterable[Any]):
         Dropout and the shuffles of later passes depend on the global generator states, which the caller must restore.
 
         Raises:
-            ValueError: it is not such a state, or from a loader with another rule, score, size, rank or world size.
+            SiftError: it is not such a state, or from a loader with another rule, score, size, rank or world size.
         """
         flat = unstamped(flat)
         self._place.check(flat)
@@ -177,7 +178,7 @@ class SiftingDataLoader(Iterable[Any]):
         if self._state is None:
             first = next(pools, None)
             if first is None:
-                raise ValueError("the loader is empty: it gave no batch")
+                raise SiftError("the loader is empty: it gave no batch")
             self._state, pools = self._init(first), chain([first], pools)
         state = self.state
         self._began = int(state.step) - skip
@@ -190,14 +191,14 @@ class SiftingDataLoader(Iterable[Any]):
             self.info = sifted.info
             yield self._handout.give(sifted.batch, sifted.weights)
             if self._stream is not stream:
-                raise RuntimeError(
+                raise MomentError(
                     "a newer pass has begun, a state was loaded or the rows were flushed, so this pass is over; "
                     "one SiftingDataLoader serves one loop at a time"
                 )
             self._handout.trained()
         self.info = stream.info
         if int(stream.state.step) == self._began:
-            raise ValueError("the loader gave no batch in this pass; pass an iterable that can be iterated again")
+            raise SiftError("the loader gave no batch in this pass; pass an iterable that can be iterated again")
         self._leave(self.epoch + 1)
 
     def _leave(self, epoch: int) -> None:
@@ -219,16 +220,16 @@ class SiftingDataLoader(Iterable[Any]):
 
 def _check(loader: Any, params: Any, settings: Mapping[str, Any]) -> None:
     if isinstance(loader, SiftingDataLoader) or isinstance(wrapped(loader), SiftingDataLoader):
-        raise ValueError("this loader is sifted already; wrap the loader inside of it, once")
+        raise SiftError("this loader is sifted already; wrap the loader inside of it, once")
     if isinstance(loader, Iterator) or not isinstance(loader, Iterable):
         kind = "a one-shot iterator" if isinstance(loader, Iterator) else f"a {type(loader).__name__}"
-        raise ValueError(f"the loader is {kind}; pass an iterable that can be iterated again, such as a DataLoader")
+        raise SiftError(f"the loader is {kind}; pass an iterable that can be iterated again, such as a DataLoader")
     if isinstance(params, nn.Module):
-        raise ValueError("params is a model; pass params=ps.live(model), which reads its parameters at each use")
+        raise SiftError("params is a model; pass params=ps.live(model), which reads its parameters at each use")
     if not callable(params) and not isinstance(params, Mapping):
-        raise ValueError(f"params is a {type(params).__name__}; pass ps.live(model), a callable or a mapping")
+        raise SiftError(f"params is a {type(params).__name__}; pass ps.live(model), a callable or a mapping")
     if unknown := sorted(settings.keys() - set(_SETTINGS)):
-        raise TypeError(f"there is no setting {', '.join(unknown)}; those of the sifter are {', '.join(_SETTINGS)}")
+        raise ArgumentError(f"there is no setting {', '.join(unknown)}; those of the sifter are {', '.join(_SETTINGS)}")
 
 
 def _batch_size(loader: Any) -> int | None:

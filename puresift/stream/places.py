@@ -11,6 +11,7 @@ from torch import Tensor
 
 from puresift.data.generators import generator_states, restore
 from puresift.data.pools import after, peek, set_epoch
+from puresift.errors import SiftError
 from puresift.types import Batch
 
 PREFIX = "loader/"  # of a place's entries in a saved state
@@ -78,15 +79,15 @@ class Place:
         """Raise unless the entries are a place in such a loader.
 
         Raises:
-            ValueError: naming what is missing.
+            SiftError: naming what is missing.
         """
         if not {PREFIX + "epoch", PREFIX + "pools"} <= flat.keys():
-            raise ValueError(
+            raise SiftError(
                 "this is not what a SiftingDataLoader's state_dict() gave: the place in the loader is missing; "
                 "a bare ps.state_dict(...) goes back by ps.load_state_dict"
             )
         if PREFIX + "upstream" in flat and not self.stateful:
-            raise ValueError(
+            raise SiftError(
                 "the state was saved with a loader that tells its own position, which this one does not; "
                 "wrap the same kind of loader as when it was saved"
             )

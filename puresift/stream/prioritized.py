@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from puresift import trees
+from puresift.errors import SiftError
 from puresift.prioritizers import Prioritizer, PrioritizerState
 from puresift.types import Batch, Info, Losses, Odds, Sifted
 
@@ -41,7 +42,7 @@ def prioritize(
         host.
 
     Raises:
-        ValueError: here, when the data have another length than the prioritizer's size, or change it later.
+        SiftError: here, when the data have another length than the prioritizer's size, or change it later.
 
     Example:
         >>> import puresift as ps
@@ -73,7 +74,7 @@ class Prioritized(Iterator[Sifted]):
         plan = self._plan
         found, wanted = [len(state.losses), *state.ids.shape], [plan.size, plan.every, plan.batch_size]
         if found != wanted:
-            raise ValueError(
+            raise SiftError(
                 f"the state is that of {found[0]} samples in draws of {found[1]} x {found[2]}, and the prioritizer has "
                 f"{wanted[0]} in draws of {wanted[1]} x {wanted[2]}; build it as when the state was saved"
             )
@@ -100,12 +101,12 @@ class Prioritized(Iterator[Sifted]):
     def observe(self, losses: Losses, ids: Tensor | None = None) -> None:
         """Feed training losses, Float[B], back: those of the batch last yielded, or of the samples `ids`, Int[B]."""
         if self._ids is None:
-            raise ValueError("observe takes the losses of the batch last yielded, but none was yielded yet")
+            raise SiftError("observe takes the losses of the batch last yielded, but none was yielded yet")
         self.state = self._prioritizer.observe(self.state, self._ids if ids is None else ids, losses)
 
     def _fits(self) -> None:
         if len(self._rows) != self._plan.size:
-            raise ValueError(
+            raise SiftError(
                 f"the data have {len(self._rows)} samples and the prioritizer {self._plan.size}; "
                 "build it with size=len(dataset), and anew when the dataset grows"
             )
@@ -149,7 +150,7 @@ def _is_dataset(data: Any) -> bool:
     if isinstance(data, Tensor | Mapping | list | tuple):
         return isinstance(data, list) and not all(isinstance(leaf, Tensor) for leaf in data)
     if not hasattr(data, "__getitem__") or not hasattr(data, "__len__"):
-        raise ValueError(
+        raise SiftError(
             f"the data is a {type(data).__name__}; pass a tree of tensors, or a map-style dataset with __getitem__ and "
             "__len__, for ids must find their samples again. Data that come once are sifted by ps.sift"
         )

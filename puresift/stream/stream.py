@@ -11,6 +11,7 @@ import torch
 from puresift import settings, trees
 from puresift.buffers.ring import full
 from puresift.data.pools import Ahead, epochs, read, size
+from puresift.errors import SiftError
 from puresift.infos import join
 from puresift.stream.governors import Governor
 from puresift.stream.timing import Watch
@@ -50,7 +51,7 @@ def sift(
         An iterator of `Sifted(batch, weights, state, info)` with the newest `state`, and `observe(losses)`.
 
     Raises:
-        ValueError: here, when the place in an unsized loader is unknown; while running, when a loss is not
+        SiftError: here, when the place in an unsized loader is unknown; while running, when a loss is not
             finite (with nonfinite="raise"), a batch does not fit, or the loader ends before it gave a batch.
 
     Example:
@@ -65,13 +66,13 @@ def sift(
         begun = int(state.step)
         length = None if isinstance(loader, epochs) else size(loader)
         if begun and length is None and not isinstance(loader, epochs):
-            raise ValueError(
+            raise SiftError(
                 f"the state has read {begun} pools, but the loader has no length to find its place by; pass skip=0 "
                 f"if it already stands where it should, or skip={begun} to pass over what was read"
             )
         skip = begun % length if length else begun
     if clock is not None and governor is None:
-        raise ValueError("clock= is read by a governor alone; pass governor=ps.governor() with it")
+        raise SiftError("clock= is read by a governor alone; pass governor=ps.governor() with it")
     return Stream(sifter, state, params, loader, settings.count("skip", skip, least=0), governor, clock, ahead)
 
 
@@ -110,7 +111,7 @@ class Stream(Iterator[Sifted]):
     def observe(self, losses: Losses, batch: Batch = None) -> None:
         """Feed training losses, Float[B], to a stateful score: those of the batch last yielded, or of `batch`."""
         if self._batch is None:
-            raise ValueError("observe takes the losses of the batch last yielded, but none was yielded yet")
+            raise SiftError("observe takes the losses of the batch last yielded, but none was yielded yet")
         self.state = self._sifter.observe(self.state, self._batch if batch is None else batch, losses)
 
     def _generate(self) -> Iterator[Sifted]:
@@ -131,7 +132,7 @@ class Stream(Iterator[Sifted]):
                 loader.fetch()
             signal, info = watch.read(info, start)  # the only synchronisation per pool
             if signal.refused:
-                raise ValueError(
+                raise SiftError(
                     f"{signal.refused} of {len(info.losses)} losses in pool {pools} are NaN or infinite; look for a "
                     'diverging run, or choose ps.sifter(..., nonfinite="drop") or "keep"'
                 )
@@ -142,7 +143,7 @@ class Stream(Iterator[Sifted]):
                 rows = yield from self._leave(next(widths, None) if signal.widths else 0, self._infos, watch)
                 held, due = held - rows, due - rows or signal.due
         if not began and self._batch is None:
-            raise ValueError(_NOTHING if not pools else _TOO_LITTLE.format(pools, int(self.state.buffer.fill[0])))
+            raise SiftError(_NOTHING if not pools else _TOO_LITTLE.format(pools, int(self.state.buffer.fill[0])))
 
     def _handling(self, wants: bool | None, watch: Watch) -> Handling:
         """How the next pool is handled; until it is known whether the rule wants scores, the sifter's step decides."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from puresift.errors import SiftError
 from puresift.types import Batch
 
 _CURES = (
@@ -21,12 +22,12 @@ class Handout:
         mode: None, True or a name.
 
     Raises:
-        ValueError: the mode is none of these.
+        SiftError: the mode is none of these.
     """
 
     def __init__(self, mode: str | bool | None):
         if not (mode is None or isinstance(mode, bool) or (isinstance(mode, str) and mode)):
-            raise ValueError(f"weights must be None, True or a name for dict batches, got {mode!r}")
+            raise SiftError(f"weights must be None, True or a name for dict batches, got {mode!r}")
         self._mode = mode or None
         self._weights: Tensor | None = None
         self._read = False
@@ -35,7 +36,7 @@ class Handout:
     def look(self) -> Tensor:
         """The weights of the batch last given."""
         if self._weights is None:
-            raise ValueError("no batch was yielded yet, so there are no weights")
+            raise SiftError("no batch was yielded yet, so there are no weights")
         self._read = True
         return self._weights
 
@@ -47,18 +48,18 @@ class Handout:
         if self._mode is True:
             return batch, weights
         if not isinstance(batch, dict):
-            raise ValueError(
+            raise SiftError(
                 f"weights={self._mode!r} puts them into dict batches, and this one is a {type(batch).__name__}; "
                 "pass weights=True to get (batch, weights)"
             )
         if self._mode in batch:
-            raise ValueError(f"the batch has an entry {self._mode!r} already; choose another name for weights=")
+            raise SiftError(f"the batch has an entry {self._mode!r} already; choose another name for weights=")
         return {**batch, self._mode: weights}
 
     def rest(self, left: list[tuple[Batch, Tensor]]) -> list[Any]:
         """Several batches at once, where the weights of each cannot be read."""
         if self._mode is None and any(bool((weights != 1).any()) for _, weights in left):
-            raise ValueError("the rows left carry weights; " + _CURES)
+            raise SiftError("the rows left carry weights; " + _CURES)
         return [self.give(batch, weights) for batch, weights in left]
 
     def trained(self) -> None:
@@ -72,4 +73,4 @@ class Handout:
         """Read what was noted; call it when all work queued before is known to be done."""
         doubts, self._doubts = self._doubts, []
         if not self._read and any(map(bool, doubts)):
-            raise ValueError("this rule gives weights, and nothing has read them: the loss leaves them out; " + _CURES)
+            raise SiftError("this rule gives weights, and nothing has read them: the loss leaves them out; " + _CURES)

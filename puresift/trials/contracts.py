@@ -11,6 +11,7 @@ from torch import Tensor
 
 from puresift import settings, trees
 from puresift.data.generators import restored
+from puresift.errors import SiftError
 from puresift.scores.losses import lift
 from puresift.scores.model import per_row
 from puresift.types import Batch, Losses, Params, Score, ScoreFn
@@ -48,7 +49,7 @@ def check(
         A `Report` of the losses and how far they moved.
 
     Raises:
-        ValueError: naming what is broken, the usual cause and the fix.
+        SiftError: naming what is broken, the usual cause and the fix.
 
     Example:
         >>> check(lambda params, batch: batch.square().sum(1), {}, torch.ones(4, 3)).losses
@@ -59,7 +60,7 @@ def check(
     batch = _first(trees.plain(batch), _ROWS)
     rows = trees.batch_size(batch)
     if rows < 2:
-        raise ValueError(f"independence of rows cannot be checked in a batch of {rows}; pass one with two rows or more")
+        raise SiftError(f"independence of rows cannot be checked in a batch of {rows}; pass one with two rows or more")
     memory = lift(score)
     state = trees.to(memory.init(), next(leaf for leaf in trees.leaves(batch) if isinstance(leaf, Tensor)).device)
 
@@ -70,13 +71,13 @@ def check(
     with _gradients_as_they_were(), _generators_unmoved(), _unchanged(watched):
         losses = ask(batch)
     if losses.requires_grad:
-        raise ValueError(
+        raise SiftError(
             "the score records gradients, which costs the memory of a training step; compute it under "
             "torch.no_grad(), as ps.batched does"
         )
     if not bool(losses.isfinite().all()):
         bad = (~losses.isfinite()).nonzero().flatten().tolist()
-        raise ValueError(
+        raise SiftError(
             f"the loss of {len(bad)} of {rows} rows is NaN or infinite, the first in row {bad[0]}; look for padding "
             "that is not masked, a division by zero or float16 overflow, or score in float32 or bfloat16"
         )
@@ -90,7 +91,7 @@ def check(
     )
     for moved, words in zip(report[1:], _CULPRITS, strict=True):
         if not moved <= tolerance:
-            raise ValueError(f"{words[0]} moves the losses by {moved:.1%} of their mean: {words[1]}")
+            raise SiftError(f"{words[0]} moves the losses by {moved:.1%} of their mean: {words[1]}")
     return report
 
 
@@ -116,7 +117,7 @@ def _gradients_as_they_were() -> Iterator[None]:
     try:
         yield
         if torch.is_grad_enabled() != before:
-            raise ValueError(
+            raise SiftError(
                 f"the score leaves gradients {'on' if not before else 'off'}, and training would "
                 f"{'record what it should not' if not before else 'learn nothing'}; use `with torch.no_grad():` "
                 "instead of torch.set_grad_enabled"
@@ -130,7 +131,7 @@ def _generators_unmoved() -> Iterator[None]:
     with restored() as moved:
         yield
     if moved:
-        raise ValueError(
+        raise SiftError(
             f"the score moves the global random generator of {' and '.join(moved)}: dropout in train mode is the usual "
             f"cause; {_TWIN}, or draw from its own torch.Generator"
         )
@@ -148,7 +149,7 @@ def _unchanged(watched: dict[str, Any]) -> Iterator[None]:
     yield
     for (name, tensor), stamp in zip(tensors, before, strict=True):
         if (tensor._version, _fingerprint(tensor)) != stamp:
-            raise ValueError(
+            raise SiftError(
                 f"the score writes to {name}: BatchNorm in train mode and in-place operations are the usual causes; "
                 f"{_TWIN}, or work on a clone"
             )

@@ -11,6 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from puresift import settings, trees
+from puresift.errors import SiftError
 from puresift.types import Batch, Params, ScoreFn
 
 
@@ -29,7 +30,7 @@ def peak(run: Callable[[], Any], device: torch.device) -> int:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     if device.type != "cpu":
-        raise ValueError(f"memory is measured on CUDA and on the CPU, not on {device.type}; pass a size to ps.chunked")
+        raise SiftError(f"memory is measured on CUDA and on the CPU, not on {device.type}; pass a size to ps.chunked")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         run()
     assert seen.profiler is not None
@@ -61,7 +62,7 @@ def fitting(score: ScoreFn, params: Params, batch: Batch, *, budget: int | Calla
         Rows per piece, at most the first power of two that holds the batch.
 
     Raises:
-        ValueError: not even one row fits, or the device cannot be measured.
+        SiftError: not even one row fits, or the device cannot be measured.
 
     Example:
         >>> score = lambda params, batch: (batch @ batch.T).sum(1)
@@ -79,5 +80,5 @@ def fitting(score: ScoreFn, params: Params, batch: Batch, *, budget: int | Calla
             break
         size = max(2 * size, 1)
     if size == 0:
-        raise ValueError(f"one row needs {need:,} bytes and the budget is {allowed:,}; score a smaller part of a row")
+        raise SiftError(f"one row needs {need:,} bytes and the budget is {allowed:,}; score a smaller part of a row")
     return size

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from puresift import draws, keys, settings, trees
+from puresift.errors import SiftError
 from puresift.types import Draw, Key, Losses, Odds, Rule
 
 Setting = Tensor | Sequence[float] | Mapping[str, Tensor | Sequence[float]]
@@ -54,7 +55,7 @@ def replay(
         `Replayed(keep, planned, ess, odds, mask)`, by setting.
 
     Raises:
-        ValueError: there are no losses or settings, or lengths differ, or a loss is not finite.
+        SiftError: there are no losses or settings, or lengths differ, or a loss is not finite.
 
     Example:
         >>> from puresift import rules
@@ -69,7 +70,7 @@ def replay(
     values = {name: torch.as_tensor(value, dtype=torch.float64) for name, value in named.items()}
     if len({value.shape for value in values.values()}) != 1 or any(v.ndim != 1 or not len(v) for v in values.values()):
         shapes = ", ".join(f"{name or 'setting'} {list(value.shape)}" for name, value in values.items())
-        raise ValueError(f"settings must be S >= 1 numbers each, of one length, got {shapes or 'none'}")
+        raise SiftError(f"settings must be S >= 1 numbers each, of one length, got {shapes or 'none'}")
     size = len(next(iter(values.values())))
 
     def build(chosen: dict[str, Tensor]) -> Rule:
@@ -125,7 +126,7 @@ def compare(
         `Replayed(keep, planned, ess, odds, mask)`, by rule.
 
     Raises:
-        ValueError: as `replay`.
+        SiftError: as `replay`.
 
     Example:
         >>> from puresift import rules
@@ -133,7 +134,7 @@ def compare(
         tensor([0.5000, 1.0000])
     """
     if not rules:
-        raise ValueError('pass at least one rule, such as {"relative": ps.relative(keep=0.5)}')
+        raise SiftError('pass at least one rule, such as {"relative": ps.relative(keep=0.5)}')
     pools, answers = _pools(losses, pool, columns, key), []
     for rule in rules.values():
         state, kept = rule.init(), []
@@ -165,12 +166,12 @@ def _pools(
     settings.count("pool", pool)
     losses, columns = losses.float(), dict(columns or {})
     if losses.ndim != 1 or not len(losses):
-        raise ValueError(f"losses must be Float[N] with N >= 1, got shape {list(losses.shape)}")
+        raise SiftError(f"losses must be Float[N] with N >= 1, got shape {list(losses.shape)}")
     if bad := int((~losses.isfinite()).sum()):
-        raise ValueError(f"{bad} of {len(losses)} losses are NaN or infinite; leave out rows that were not scored")
+        raise SiftError(f"{bad} of {len(losses)} losses are NaN or infinite; leave out rows that were not scored")
     for name, column in columns.items():
         if len(column) != len(losses):
-            raise ValueError(f"column {name!r} has {len(column)} rows for {len(losses)} losses; pass one for each")
+            raise SiftError(f"column {name!r} has {len(column)} rows for {len(losses)} losses; pass one for each")
     parts = losses.split(pool)
     steps = torch.arange(len(parts), device=losses.device)
     folded = vmap(keys.fold_in, in_dims=(None, 0))(keys.key(0) if key is None else key, steps)

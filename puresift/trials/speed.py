@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from puresift.errors import SiftError
 from puresift.order import rank_bounds
 from puresift.types import Batch, Params, ScoreFn
 
@@ -38,21 +39,21 @@ def fastest(scores: Mapping[str, ScoreFn], params: Params, batch: Batch, *, agre
         A `Choice`; save its name with the checkpoint, because a resumed run must score as the first one did.
 
     Raises:
-        ValueError: there is no candidate, or the reference gives losses that are not finite.
+        SiftError: there is no candidate, or the reference gives losses that are not finite.
 
     Example:
         >>> fastest({"plain": lambda params, batch: batch}, {}, torch.arange(3.0)).name
         'plain'
     """
     if not scores:
-        raise ValueError("fastest needs at least one score, such as {'float32': score}")
+        raise SiftError("fastest needs at least one score, such as {'float32': score}")
     seconds, ranking, losses = {}, {}, {}
     for name, score in scores.items():
         losses[name] = score(params, batch).float()
         seconds[name] = median(_seconds(score, params, batch) for _ in range(3))
     reference = losses[next(iter(scores))]
     if not bool(reference.isfinite().all()):
-        raise ValueError("the first score, which the others are compared with, gives losses that are not finite")
+        raise SiftError("the first score, which the others are compared with, gives losses that are not finite")
     for name, values in losses.items():
         ranking[name] = rank_correlation(reference, values)
     admitted = [name for name in scores if ranking[name] >= agreement]

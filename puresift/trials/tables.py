@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from puresift.errors import SiftError
 from puresift.trials.replays import Replayed
 
 LABELS = ("label", "labels", "class", "group", "y")
@@ -16,7 +17,7 @@ _CLASSES = 10  # of more, only the most frequent are shown
 
 def labels_of(columns: dict[str, Any], scored: Tensor, name: str | None) -> list[Any] | None:
     if name is not None and name not in columns:
-        raise ValueError(f"the log has no column {name!r}; it has {', '.join(columns)}")
+        raise SiftError(f"the log has no column {name!r}; it has {', '.join(columns)}")
     name = name or next((label for label in LABELS if label in columns), None)
     if name is None:
         return None
@@ -48,7 +49,7 @@ def plot(answer: Replayed, names: list[str], losses: Tensor, phi: float, path: s
     try:
         figures = import_module("matplotlib.figure")
     except ImportError:
-        raise ValueError("--plot needs matplotlib: pip install matplotlib") from None
+        raise SiftError("--plot needs matplotlib: pip install matplotlib") from None
     figure = figures.Figure(figsize=(10, 4), layout="constrained")
     shares_kept, costs = figure.subplots(1, 2)
     parts = losses.argsort().tensor_split(min(20, len(losses)))

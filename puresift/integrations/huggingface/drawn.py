@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from puresift.data.loaders import covers, drawn, fits, length
 from puresift.data.prioritized import PrioritizedSampler
+from puresift.errors import SiftError
 from puresift.ids import Numbered
 from puresift.integrations.huggingface.passes import saved
 from puresift.integrations.huggingface.settings import Loss, losses_of
@@ -38,7 +39,7 @@ def planned(trainer: Any, prioritizer: Prioritizer, loss: Loss | None, settings:
     per_sample, args, plan = losses_of(trainer, loss), trainer.args, prioritizer.plan
     rows = trainer._train_batch_size * args.world_size
     if plan.batch_size != rows:
-        raise ValueError(
+        raise SiftError(
             f"the prioritizer has batch_size={plan.batch_size}, and this Trainer's batches are of {rows} rows, over "
             f"{args.world_size} processes; build it with batch_size={rows}"
         )
@@ -107,7 +108,7 @@ class Collate:
     def __call__(self, rows: list[Numbered]) -> Batch:
         batch = self._collate([row.item for row in rows])
         if not isinstance(batch, Mapping):
-            raise ValueError(f"the data collator must give a mapping, as the Trainer takes, got {type(batch).__name__}")
+            raise SiftError(f"the data collator must give a mapping, as the Trainer takes, got {type(batch).__name__}")
         return {**batch, IDS: [row.id for row in rows]}
 
 
@@ -115,12 +116,12 @@ def found(loader: DataLoader[Any], args: Any, steps: int) -> None:
     """Check that the Trainer resumes after `steps` where the sampler does.
 
     Raises:
-        ValueError: it counts otherwise.
+        SiftError: it counts otherwise.
     """
     place = steps % -(-len(loader) // args.gradient_accumulation_steps) * args.gradient_accumulation_steps
     position = loader.batch_sampler.sampler.position  # type: ignore[union-attr]
     if place != position:
-        raise ValueError(
+        raise SiftError(
             f"the Trainer resumes after {place} batches of the epoch, and {position} were trained on; keep "
             "gradient_accumulation_steps as when it was saved"
         )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from puresift.data.pools import size
+from puresift.errors import SiftError
 from puresift.infos import pools
 from puresift.records.meters import Meter
 from puresift.stream.loader import SiftingDataLoader
@@ -45,7 +46,7 @@ class Passes(Iterable[Batch]):
             self._count()  # pools after the last batch
             before, held = held, int(self.loader.state.buffer.fill[0])
             if barren and held == before:
-                raise ValueError(
+                raise SiftError(
                     "the rule kept nothing of a whole pass over the candidates, so training would never end; "
                     "lower its threshold, or give it a floor: ps.floor(rule, least=0.1)"
                 )
@@ -56,7 +57,7 @@ class Passes(Iterable[Batch]):
         except KeyError as error:
             if not self._trainer.args.remove_unused_columns:
                 raise
-            raise ValueError(
+            raise SiftError(
                 f"there is no {error} in the batch: the Trainer removes entries that the model's forward does not take "
                 "before they can be sifted by; pass remove_unused_columns=False to TrainingArguments"
             ) from error
@@ -78,11 +79,11 @@ def saved(folder: str, args: Any) -> dict[str, Any]:
     """This rank's state in a checkpoint folder.
 
     Raises:
-        ValueError: there is none.
+        SiftError: there is none.
     """
     path = os.path.join(folder, file(args))
     if not os.path.isfile(path):
-        raise ValueError(
+        raise SiftError(
             f"{folder} has no {os.path.basename(path)}: it was saved without sifting, or by another number of "
             f"processes; to start sifting from its weights, load them with from_pretrained({folder!r}) and do not "
             "pass resume_from_checkpoint"

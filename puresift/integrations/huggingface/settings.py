@@ -11,6 +11,7 @@ from torch import Tensor
 
 from puresift import sifters
 from puresift.data.pools import size
+from puresift.errors import SiftError
 from puresift.stream.governors import Governor
 from puresift.types import Batch, Losses, Rule, Score, ScoreFn
 
@@ -42,9 +43,9 @@ def prepared(
     sifters.sifter(score or (lambda params, batch: batch), rule, batch_size=rows, **settings)  # checks them
     per_sample = losses_of(trainer, loss)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise ValueError("FSDP and DeepSpeed shard the parameters that scores need; use one device, or DDP")
+        raise SiftError("FSDP and DeepSpeed shard the parameters that scores need; use one device, or DDP")
     if args.max_steps <= 0:
-        raise ValueError(
+        raise SiftError(
             "max_steps must be set, because the number of batches in a sifted pass is not known ahead"
             + _suggestion(trainer, rule, rows)
         )
@@ -54,12 +55,12 @@ def prepared(
 def losses_of(trainer: Any, loss: Loss | None) -> Loss:
     """The per-sample loss that a trainer is to train with; by default a classifier's."""
     if trainer.compute_loss_func is not None:
-        raise ValueError(
+        raise SiftError(
             "compute_loss_func gives one number per batch, and sifting needs one per row; pass loss(model, batch) -> "
             "Float[B] instead"
         )
     if loss is not None and trainer.args.label_smoothing_factor:
-        raise ValueError("label_smoothing_factor does not apply to a custom loss; smooth the labels in it instead")
+        raise SiftError("label_smoothing_factor does not apply to a custom loss; smooth the labels in it instead")
     return loss or _cross_entropy(trainer)
 
 
@@ -97,7 +98,7 @@ def _cross_entropy(trainer: Any) -> Loss:
         ):
             found = {"logits": logits, "labels": labels}
             shapes = {name: list(leaf.shape) if isinstance(leaf, Tensor) else None for name, leaf in found.items()}
-            raise ValueError(
+            raise SiftError(
                 f"the default loss is a classifier's, for logits [B, C] and integer labels [B], but found {shapes}"
                 "; pass loss(model, batch) -> Float[B]"
             )

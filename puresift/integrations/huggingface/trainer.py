@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from puresift import keys
+from puresift.errors import SiftError
 from puresift.integrations.huggingface.drawn import Drawing, Drawn, found, planned
 from puresift.integrations.huggingface.passes import Passes, file
 from puresift.integrations.huggingface.settings import Loss, Settings, prepared
@@ -78,7 +79,7 @@ def sift(
         The trainer.
 
     Raises:
-        ValueError: the trainer cannot be sifted (the message names the fix), or a setting is out of range; at the first
+        SiftError: the trainer cannot be sifted (the message names the fix), or a setting is out of range; at the first
             batch, when the loss is not one number per row or a column is missing.
         TypeError: there is no such setting.
 
@@ -95,23 +96,23 @@ def sift(
         (32.0, 0.5)
     """
     if (rule is None) == (prioritizer is None):
-        raise ValueError("pass either a rule, sift(trainer, rule), or a prioritizer, sift(trainer, prioritizer=...)")
+        raise SiftError("pass either a rule, sift(trainer, rule), or a prioritizer, sift(trainer, prioritizer=...)")
     if isinstance(trainer, _Resuming):
-        raise ValueError("this trainer is sifted already; make a new Trainer to sift it in another way")
+        raise SiftError("this trainer is sifted already; make a new Trainer to sift it in another way")
     if loss is None and type(trainer).compute_loss is not Trainer.compute_loss:
-        raise ValueError(
+        raise SiftError(
             f"{type(trainer).__name__} overrides compute_loss, which gives one number per batch, and sifting needs "
             "one per row; pass it as loss(model, batch) -> Float[B]"
         )
     if replaced := sorted({"compute_loss", "get_train_dataloader", "train", "log"} & vars(trainer).keys()):
-        raise ValueError(f"{', '.join(replaced)} was set on the trainer itself; define it in a subclass of Trainer")
+        raise SiftError(f"{', '.join(replaced)} was set on the trainer itself; define it in a subclass of Trainer")
     if rule is not None:
         ready = prepared(trainer, rule, loss, score, batch_size, governor, settings)
         _install(_with(trainer, _Sifting), ready)
         return trainer
     assert prioritizer is not None
     if any(setting is not None for setting in (score, batch_size, governor)):
-        raise ValueError("score, batch_size and governor are for a rule; a prioritizer scores nothing: leave them out")
+        raise SiftError("score, batch_size and governor are for a rule; a prioritizer scores nothing: leave them out")
     drawn = planned(trainer, prioritizer, loss, settings)
     _draw(_with(trainer, _Drawing), drawn)
     return trainer
@@ -145,7 +146,7 @@ class _Sifting(_Resuming):
             torch.default_generator.manual_seed(args.seed)
             inner = super().get_train_dataloader()
         if isinstance(inner, Passes | SiftingDataLoader):
-            raise ValueError("get_train_dataloader() gives a sifted loader already; let it give the plain one")
+            raise SiftError("get_train_dataloader() gives a sifted loader already; let it give the plain one")
         loader = SiftingDataLoader(
             inner,
             settings.score or _score(self, settings.loss),
@@ -197,7 +198,7 @@ class SiftingTrainer(_Sifting):
         rule: this and `loss`, `score`, `batch_size`, `governor` and the settings of `ps.sifter` are as in `sift`.
 
     Raises:
-        ValueError: as `sift`; and a subclass overrides compute_loss.
+        SiftError: as `sift`; and a subclass overrides compute_loss.
         TypeError: as `sift`.
 
     Example:
@@ -226,7 +227,7 @@ class SiftingTrainer(_Sifting):
         settings = {name: kwargs.pop(name) for name in names}
         super().__init__(*args, **kwargs)
         if type(self).compute_loss is not SiftingTrainer.compute_loss:
-            raise ValueError(
+            raise SiftError(
                 f"{type(self).__name__} overrides compute_loss, so the weights would not reach the loss; "
                 "pass loss(model, batch) -> Float[B] instead"
             )

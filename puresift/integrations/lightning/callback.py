@@ -21,6 +21,7 @@ from torch import Tensor
 
 from puresift import keys
 from puresift.data.pools import size
+from puresift.errors import MomentError, SiftError
 from puresift.integrations.lightning.epochs import Epochs, Probe
 from puresift.records.meters import Meter
 from puresift.scores.model import live
@@ -78,7 +79,7 @@ class SiftingCallback(_Callback):
     Attributes: `loader`, the `ps.SiftingDataLoader` that sifts; None before the first epoch.
 
     Raises:
-        ValueError: here or when `fit` begins, for an invalid setting or setup; at the first batch whose weights are not
+        SiftError: here or when `fit` begins, for an invalid setting or setup; at the first batch whose weights are not
             all 1, when no gradient reaches them.
 
     Example:
@@ -127,10 +128,10 @@ class SiftingCallback(_Callback):
             What to pass to `Trainer.fit` instead.
 
         Raises:
-            ValueError: it is sifted already.
+            SiftError: it is sifted already.
         """
         if isinstance(data, SiftingDataLoader | _Loader):
-            raise ValueError("this loader is sifted already; wrap the loader inside of it, once")
+            raise SiftError("this loader is sifted already; wrap the loader inside of it, once")
         if not hasattr(data, "train_dataloader"):
             self._build(data, {}, self._key)  # anything but a loader is refused now
             return _Loader(data, self)
@@ -148,13 +149,13 @@ class SiftingCallback(_Callback):
         """The part of `max_epochs` passes read so far, in [0, 1]: for `LambdaLR(optimizer, lambda _: 1 - progress)`.
 
         Raises:
-            ValueError: the total is unknown, because the loader has no length or the Trainer no max_epochs.
+            SiftError: the total is unknown, because the loader has no length or the Trainer no max_epochs.
         """
         if self.loader is None:
             return 0.0
         pools, epochs = size(self.loader.loader), self._trainer.max_epochs
         if pools is None or epochs in (None, -1) or isinstance(self._trainer.limit_train_batches, int):
-            raise ValueError(
+            raise SiftError(
                 "progress needs a loader with a length and Trainer(max_epochs=...) without limit_train_batches; "
                 "let the schedule count steps instead"
             )
@@ -167,23 +168,23 @@ class SiftingCallback(_Callback):
             return
         strategy = type(trainer.strategy).__name__
         if strategy.startswith(_SHARDED):
-            raise ValueError(f"{strategy} shards or moves the parameters, so a score cannot read them; use DDP")
+            raise SiftError(f"{strategy} shards or moves the parameters, so a score cannot read them; use DDP")
         if trainer.overfit_batches:
-            raise ValueError("overfit_batches repeats batches and sifting does not; give wrap() a loader of few rows")
+            raise SiftError("overfit_batches repeats batches and sifting does not; give wrap() a loader of few rows")
         if trainer.world_size > 1 and not isinstance(trainer.limit_train_batches, int):
-            raise ValueError(
+            raise SiftError(
                 "ranks keep different numbers of rows, so an epoch has to be counted in batches for them to end it "
                 "together; pass Trainer(limit_train_batches=n), with n an int"
             )
         if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
-            raise ValueError(
+            raise SiftError(
                 "training_step takes dataloader_iter; sifting hands out batches, so take (batch, batch_idx)"
             )
         self._trainer = trainer
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if not isinstance(trainer.train_dataloader, _Loader) or trainer.train_dataloader.callback is not self:
-            raise ValueError("the training loader is not sifted; give fit() what sifting.wrap(loader) returns")
+            raise SiftError("the training loader is not sifted; give fit() what sifting.wrap(loader) returns")
         self._steps = trainer.global_step
         loop = trainer.fit_loop.epoch_loop
         if loop.restarting and loop.batch_progress.is_last_batch:
@@ -193,7 +194,7 @@ class SiftingCallback(_Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(batch, dict | list) and not batch:
-            raise RuntimeError(
+            raise MomentError(
                 "this Lightning reads ahead in a way puresift does not know; pip install lightning==2.6.*"
             )
         self._probe.before(batch)
@@ -221,7 +222,7 @@ class SiftingCallback(_Callback):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         ranks, flat = state_dict["ranks"], state_dict["loader"]
         if self._trainer is not None and ranks != self._trainer.world_size:
-            raise ValueError(f"the state was saved by {ranks} ranks, and there are {self._trainer.world_size} now")
+            raise SiftError(f"the state was saved by {ranks} ranks, and there are {self._trainer.world_size} now")
         if ranks > 1:
             rank = self._trainer.global_rank  # cloned: torch.set_rng_state crashes on a view
             flat = {n: t[rank].clone() if isinstance(t, Tensor) else t for n, t in flat.items()}
@@ -233,7 +234,7 @@ class SiftingCallback(_Callback):
         """The batches of an epoch."""
         trainer = self._trainer
         if trainer is None:
-            raise ValueError("the SiftingCallback that wrapped this loader is missing; Trainer(callbacks=[sifting])")
+            raise SiftError("the SiftingCallback that wrapped this loader is missing; Trainer(callbacks=[sifting])")
         if self._epochs is None or self._epochs.loader.loader is not pools:
             key = self._key
             if trainer.world_size > 1:
@@ -287,7 +288,7 @@ def _distributed(pools: Any) -> None:
     ):
         samplers = (pools.sampler, getattr(pools.batch_sampler, "sampler", None))
         if not any(isinstance(sampler, torch.utils.data.DistributedSampler) for sampler in samplers):
-            raise ValueError(
+            raise SiftError(
                 "every rank would read the same rows, as Lightning cannot put a sampler into a sifted loader; "
                 "give the DataLoader sampler=DistributedSampler(dataset)"
             )

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from puresift.data.feeding import Fed
 from puresift.data.loaders import covers, length
 from puresift.data.prioritized import PrioritizedSampler
+from puresift.errors import SiftError
 from puresift.integrations.lightning.callback import _Callback
 from puresift.prioritizers import Prioritizer
 from puresift.types import Losses
@@ -34,7 +35,7 @@ class DrawingCallback(_Callback):
     Attributes: `sampler`, the `ps.PrioritizedSampler`.
 
     Raises:
-        ValueError: here or when `fit` begins, for an invalid setting or setup.
+        SiftError: here or when `fit` begins, for an invalid setting or setup.
 
     Example:
         >>> import puresift as ps, torch
@@ -61,12 +62,12 @@ class DrawingCallback(_Callback):
             What to pass to `Trainer.fit` instead.
 
         Raises:
-            ValueError: it is neither, or has another length or batch size than the prioritizer.
+            SiftError: it is neither, or has another length or batch size than the prioritizer.
         """
         if isinstance(data, DataLoader):
             return _Drawn(data, self)
         if not hasattr(data, "train_dataloader"):
-            raise ValueError(
+            raise SiftError(
                 f"wrap takes the plain DataLoader, whose dataset is read by id, or a data module, not a "
                 f"{type(data).__name__}"
             )
@@ -78,10 +79,10 @@ class DrawingCallback(_Callback):
         """The weighted mean of the per-sample losses, Float[B], of the batch in training; they are fed back.
 
         Raises:
-            ValueError: no batch is in training, or there is not one loss a row.
+            SiftError: no batch is in training, or there is not one loss a row.
         """
         if self._fed is None:
-            raise ValueError("no batch is in training; give fit() what drawing.wrap(loader) returns")
+            raise SiftError("no batch is in training; give fit() what drawing.wrap(loader) returns")
         return self._fed.mean(losses)
 
     # Called by Lightning.
@@ -90,16 +91,16 @@ class DrawingCallback(_Callback):
         if stage != "fit":
             return
         if trainer.overfit_batches or trainer.limit_train_batches != 1.0:
-            raise ValueError(
+            raise SiftError(
                 "an epoch of drawn batches is as long as the dataset; leave overfit_batches and limit_train_batches "
                 "out, and shorten training by max_steps"
             )
         if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
-            raise ValueError("training_step takes dataloader_iter; take (batch, batch_idx), a batch at a time")
+            raise SiftError("training_step takes dataloader_iter; take (batch, batch_idx), a batch at a time")
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if not isinstance(trainer.train_dataloader, _Drawn) or trainer.train_dataloader.callback is not self:
-            raise ValueError("the training loader is not drawn; give fit() what drawing.wrap(loader) returns")
+            raise SiftError("the training loader is not drawn; give fit() what drawing.wrap(loader) returns")
         whole, accumulated, epochs = length(self.sampler.plan), trainer.accumulate_grad_batches, trainer.max_epochs
         limits = [epochs * -(-whole // accumulated)] if epochs not in (None, -1) else []
         limits += [trainer.max_steps] if trainer.max_steps != -1 else []

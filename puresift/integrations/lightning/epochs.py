@@ -13,6 +13,7 @@ from torch import Tensor
 
 from puresift.buffers import example, full
 from puresift.data.pools import size
+from puresift.errors import SiftError
 from puresift.stream.loader import SiftingDataLoader
 
 _PATIENCE = 8  # empty passes before an error
@@ -41,7 +42,7 @@ class Epochs:
         while (batch := next(self._pass, _END)) is _END:
             passes, crossed, self._closed = passes + 1, crossed or not self._closed, False
             if passes > _PATIENCE:
-                raise ValueError(f"{passes} passes over the loader fill no batch; lower batch_size or raise keep")
+                raise SiftError(f"{passes} passes over the loader fill no batch; lower batch_size or raise keep")
             self._read()
             self._began, self._pass = int(self.loader.state.step), iter(self.loader)
         state, pools = self.loader.state, size(self.loader.loader)
@@ -81,7 +82,7 @@ def _box(loader: SiftingDataLoader, weights: str | bool | None) -> dict[str, Any
         return {}
     if type(rows) in (list, tuple):
         return []
-    raise ValueError(
+    raise SiftError(
         f"a batch that is a {type(rows).__name__} cannot be handed out before it is full; pass weights=True to get "
         "[batch, weights], or let the loader give dicts, lists or tuples"
     )
@@ -103,7 +104,7 @@ class Probe:
         """After the backward.
 
         Raises:
-            ValueError: weights are not all 1, and have no gradient.
+            SiftError: weights are not all 1, and have no gradient.
         """
         weights = self._find(batch)
         if not self._open or weights is None:
@@ -112,7 +113,7 @@ class Probe:
         weights.requires_grad_(False).grad = None
         if self._open and bool((weights != 1).any()):
             where = f"batch[{self._mode!r}]" if isinstance(self._mode, str) else "those of `batch, weights = batch`"
-            raise ValueError(
+            raise SiftError(
                 "this rule gives weights, and no gradient reached them, so the loss leaves them out; in training_step, "
                 f"multiply the per-sample losses by {where}, not detached"
             )

@@ -55,7 +55,7 @@ class SiftingDataloader(Iterable[Any]):
     Raises:
         SiftConfigValidationException, LossImplementationNotProvidedException: at construction.
         UnsupportedDataFormatException: at the first batch that has no rows to tell apart or to accumulate.
-        ValueError: at the first batch that is scored, when the loss is not one number per row.
+        SiftError: at the first batch that is scored, when the loss is not one number per row.
 
     Example:
         >>> class Squares:

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from puresift.data.pools import size
+from puresift.errors import SiftError
 from puresift.integrations.smart_sifting.dataloader.sift_dataloader import SiftingDataloader
 from puresift.integrations.smart_sifting.loss.abstract_sift_loss_module import provided
 from puresift.integrations.smart_sifting.sift_config.sift_configs import RelativeProbabilisticSiftConfig, read
@@ -26,11 +27,11 @@ def enable_sifting(trainer: Any, sift_config: Any, loss: Any = None, set_epochs:
 
     Raises:
         SiftConfigValidationException, LossImplementationNotProvidedException: as `SiftingDataloader`.
-        ValueError: neither `max_steps` nor `set_epochs` says when to stop.
+        SiftError: neither `max_steps` nor `set_epochs` says when to stop.
     """
     config, loss, args = read("sift_config", sift_config, RelativeProbabilisticSiftConfig), provided(loss), trainer.args
     if args.max_steps <= 0 and not set_epochs:
-        raise ValueError(
+        raise SiftError(
             "args.max_steps must be set to a positive value, as the number of sifted batches is not known ahead; "
             "or pass set_epochs=True to train for num_train_epochs"
         )
