@@ -23,7 +23,7 @@ counts what was tried. Arms drawn from the losses of training score nothing; the
 note, as if every batch were drawn by the rule.
 
 **Declared before the runs**, on five seeds or more, paired by seed and test row, by a bootstrap over both. A *win*:
-better than `shortened` and than `rs2` at the same budget, both 95 % intervals above zero, and than `downsampled` where
-the task has it. *Lossless*: on average within .3 points of `full`, and the lower end of the 95 % interval above -1
-point. A task with a metric of its own has one number a run; its intervals are Student's, over paired seeds.
+better than `shortened` and than `rs2` at the same budget, both 95 % intervals above zero, and than every `downsampled`
+where the task has them. *Lossless*: on average within .3 points of `full`, and the lower end of the 95 % interval above
+-1 point. A task with a metric of its own has one number a run; its intervals are Student's, over paired seeds.
 """

@@ -20,7 +20,8 @@ from bench import measure
 from bench.quality import costs, report, work
 from bench.quality.arms import ARMS, SHORTER, Arm
 from bench.quality.budget import Costs
-from bench.quality.tasks import TASKS, Data, Missing, Task, loaded
+from bench.quality.task import Data, Missing, Task
+from bench.quality.tasks import TASKS, loaded
 from bench.quality.training import Run, run
 
 TIMED = ("shortened", "auto", "auto-small", "infobatch", "prioritized-0")

@@ -16,8 +16,9 @@ import puresift as ps
 POOL = 4  # batches' worth of candidates in a pool
 WINDOW = 8  # batches sorted by length among themselves
 SMALL = 0.75  # of a batch
+LEFT = (0.5, 0.25, 0.1)  # of the common class, where it is thinned once and for all
 EVERY, UNIFORM = 16, 0.15  # batches in a draw of ids; share of a run that ends on everything
-POSITIVE = 0.1  # the rare class's share of the rows, once others are left out or its own repeated
+POSITIVE = 0.1  # the rare class's share of the rows, once its own are repeated
 SHORTER = (0.6, 0.4, 0.25)  # budgets, as shares of the full run's
 
 
@@ -67,6 +68,11 @@ def _prioritized(bias: float) -> Arm:
     return Arm(name, says, "prioritized", bias=bias)
 
 
+def _downsampled(keep: float) -> Arm:
+    says = f"all rows of the rare class, and a fixed random {keep:.0%} of the others"
+    return Arm(f"downsampled-{keep:g}".replace("0.", "."), says, "downsampled", keep)
+
+
 def _clipped(name: str, share: float) -> Arm:
     says = f"unbiased importance, clipped, {share} of the mean error's"
     return Arm(name, says, "sift", share, lambda pools: clipped(share), "loss", normalised=True)
@@ -104,7 +110,6 @@ AUTO = "ps.auto of those losses: importance, while the governor finds that it pa
 LESS = "auto in batches of three quarters, which makes about as many steps as shortened"
 SMALLER: Any = {"small": True, "priced": "composer"}  # the dearest
 GATED = "as relative-1, once losses have fallen below .8 of what guessing costs"
-LEFT = "all rows of the rare class, and a fixed random part of the others"
 REPEATED = "all rows, those of the rare class many times an epoch"
 REMEMBERED = "as importance, by losses remembered for up to four visits"
 TABLE = (
@@ -128,9 +133,9 @@ TABLE = (
     Arm("auto", AUTO, "sift", 0.5, lambda pools: clipped(0.5), "glance", governed=True, trials=SEARCH),
     Arm("auto-small", LESS, "sift", 0.5, lambda pools: clipped(0.5), "glance", governed=True, trials=SEARCH, **SMALLER),
     Arm("remembered", REMEMBERED, "sift", 0.5, lambda pools: clipped(0.5), "remembered", normalised=True),
-    _relative(1)._replace(name="relative-1-gated", summary=GATED, gated=True),
+    _relative(1)._replace(name="relative-1-gated", summary=GATED, gated=True, priced="relative-1"),
     *map(_prioritized, (0.0, 0.5, 1.0)),
-    Arm("downsampled", LEFT, "downsampled"),
+    *map(_downsampled, LEFT),
     Arm("oversampled", REPEATED, "oversampled"),
 )
 ARMS = {arm.name: arm for arm in TABLE}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from bench.quality.arms import SMALL, Arm
-from bench.quality.tasks import Missing, Task
+from bench.quality.task import Missing, Task
 
 WARM_UP = 0.06  # of the budget
 

@@ -17,7 +17,7 @@ from bench import measure
 from bench.quality.arms import ARMS, EVERY, POOL, SMALL, WINDOW, Arm
 from bench.quality.budget import Costs, Ledger
 from bench.quality.feeds import everything, gather, longest, prioritized, scorer, shuffled, sifted, source, windows
-from bench.quality.tasks import Data, Task
+from bench.quality.task import Data, Task
 from bench.quality.training import adamw, fit
 
 POOLS = 24  # of a stream whose own time is taken

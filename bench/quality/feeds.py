@@ -14,7 +14,7 @@ import puresift as ps
 from bench.measure import device
 from bench.quality.arms import EVERY, POOL, POSITIVE, UNIFORM, WINDOW, Arm
 from bench.quality.budget import Costs, Ledger, rows_of
-from bench.quality.tasks import Data, Examples, Task, length
+from bench.quality.task import Data, Examples, Task, length
 from puresift.types import Batch, Losses, Params, ScoreFn
 
 LAST = 0.125  # of InfoBatch's budget goes into full data
@@ -82,12 +82,9 @@ def oversampled(labels: Tensor, seed: int, share: float = POSITIVE) -> Iterator[
     yield from some(torch.cat([others, ours.repeat(-(-count // len(ours)))[:count]]), seed)
 
 
-def downsampled(labels: Tensor, seed: int, share: float = POSITIVE) -> Tensor:
-    """Int[K]: all rows of the rarest class, and so many of the others that it has that share, where there are."""
-    rare = labels == labels.bincount().argmin()
-    order = shuffled(len(labels), seed, -1)
-    others = order[~rare[order]][: round(int(rare.sum()) * (1 - share) / share)]
-    return torch.cat([rare.nonzero().flatten(), others]).sort().values
+def downsampled(labels: Tensor, keep: float, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Epochs without most of the common class: of what `ps.downsampled` leaves, always the same rows."""
+    yield from some(torch.tensor(list(ps.downsampled(labels, keep=keep, seed=seed))), seed)
 
 
 def rs2(size: int, share: float, epochs: float, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

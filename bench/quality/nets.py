@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -30,6 +31,13 @@ def perceptron(features: int, classes: int, width: int = 256) -> nn.Module:
     return nn.Sequential(
         nn.Linear(features, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, classes)
     )
+
+
+def tanh(inputs: int, outputs: int, width: int = 64) -> nn.Module:
+    """Three hidden layers that have two derivatives: [B, inputs] -> [B, outputs]."""
+    sizes = [inputs, width, width, width]
+    hidden = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.Tanh())]
+    return nn.Sequential(*hidden, nn.Linear(width, outputs))
 
 
 class Sine(nn.Module):

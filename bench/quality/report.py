@@ -11,7 +11,8 @@ from typing import Any
 
 from bench.quality import verdicts, work
 from bench.quality.arms import ARMS, SHORTER
-from bench.quality.tasks import TASKS, Missing, Task
+from bench.quality.task import Missing, Task
+from bench.quality.tasks import TASKS
 
 HEAD = (
     "| arm | budget | accuracy | 95 % | - full | - shortened | - rs2 | keep | phi | trials | seeds | verdict |",

@@ -28,10 +28,9 @@ from bench.quality.feeds import (
     scorer,
     shuffled,
     sifted,
-    some,
     windows,
 )
-from bench.quality.tasks import Data, Examples, Task, length
+from bench.quality.task import Data, Examples, Task, length
 from puresift.types import Losses
 
 REFERENCE = 0.25  # of its own budget goes into the reference of RHO-LOSS
@@ -168,7 +167,8 @@ def run(
             arm, task, data, costs, seed, units=budget, charge=lambda units: ledger.charge("pool", units)
         )
     elif arm.kind == "downsampled":
-        feed = windows(data, some(downsampled(data.train["labels"], seed), seed), task.batch_size)
+        assert arm.keep is not None
+        feed = windows(data, downsampled(data.train["labels"], arm.keep, seed), task.batch_size)
     elif arm.kind == "oversampled":
         feed = windows(data, oversampled(data.train["labels"], seed), task.batch_size)
     elif arm.kind == "rs2":

@@ -2,8 +2,8 @@
 
 The verdicts were declared before the runs:
 
-    win       better than `shortened`, than `rs2` and, where a task has it, than `downsampled` at the same budget, all
-              95 % intervals above zero
+    win       better than `shortened`, than `rs2` and, where a task has them, than every `downsampled` at the same
+              budget, all 95 % intervals above zero
     lossless  within .3 points of `full` on average, and the lower end of the 95 % interval above -1 point
 
 on at least five seeds that both arms have. Without those there is no verdict. Where a task has one number a run, points

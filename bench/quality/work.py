@@ -22,7 +22,8 @@ from bench.measure import RESULTS
 from bench.quality import costs as prices
 from bench.quality.arms import ARMS
 from bench.quality.feeds import source
-from bench.quality.tasks import TASKS, Data, Missing, Task, loaded
+from bench.quality.task import Data, Missing, Task
+from bench.quality.tasks import TASKS, loaded
 from bench.quality.training import Run, Stopped, run
 
 HOME = RESULTS / "quality"

