@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from puresift import keys
+from puresift.order import PIECE
+from puresift.trees import unreadable
 from puresift.types import Key
 
 _SHARE = 35  # bits of the largest weight, so that 2**27 of them can be summed
+_COUNTED = 8  # ids a mark; of more, searching takes less time than counting
 _BITS = 40  # fixed point, so that the running sum is exact for pools of up to 2**23 rows
 
 
@@ -51,10 +54,40 @@ def spaced(key: Key, number: Tensor, weights: Tensor, num: int) -> Tensor:
     References:
         William G. Madow, "On the Theory of Systematic Sampling, II", 1949.
     """
-    sums = _sums(weights)
+    coin = keys.coin(key, number)
+    if weights.device.type == "cpu" and not unreadable(coin + weights[0]):
+        return _spaced_in_pieces(int(coin), weights, num)
+    sums = _units(weights, weights.amax()).cumsum(0)
     stride = sums[-1] // num
-    marks = keys.coin(key, number) % stride + torch.arange(num, device=weights.device) * stride
+    marks = coin % stride + torch.arange(num, device=weights.device) * stride
     return torch.searchsorted(sums, marks, right=True)
+
+
+def _spaced_in_pieces(coin: int, weights: Tensor, num: int) -> Tensor:
+    """`spaced` where numbers can be read, with the same bits: never more than a piece of the running sum is held."""
+    largest, pieces, ids, before = weights.amax(), weights.split(PIECE), list[Tensor](), 0
+    totals = [int((units := _units(piece, largest)).sum()) for piece in pieces]
+    stride = sum(totals) // num
+    start = coin % stride
+    for place, (piece, total) in enumerate(zip(pieces, totals, strict=True)):
+        # The marks in this piece are those from the first at or above the sum before it up to the first past its own.
+        first, upto = (min(-((start - sum_) // stride), num) for sum_ in (before, before + total))
+        if first < upto:
+            if len(pieces) > 1:
+                units = _units(piece, largest)
+            found = _under(units.cumsum(0), start + first * stride - before, stride, upto - first)
+            ids.append(found + place * PIECE)
+        before += total
+    return torch.cat(ids)
+
+
+def _under(sums: Tensor, start: int, stride: int, num: int) -> Tensor:
+    """How many of the ascending sums are at or below each of `num` marks: start, start + stride, ..."""
+    if len(sums) > _COUNTED * num:
+        return torch.searchsorted(sums, torch.arange(num) * stride + start, right=True)
+    # A search for each mark takes four times as long as to count the sums by the first mark that reaches them.
+    reached = ((sums + (stride - 1 - start)) // stride).clamp_(0, num)
+    return torch.bincount(reached, minlength=num)[:num].cumsum(0)
 
 
 def independent(key: Key, number: Tensor, weights: Tensor, num: int) -> Tensor:
@@ -73,14 +106,14 @@ def independent(key: Key, number: Tensor, weights: Tensor, num: int) -> Tensor:
         >>> independent(keys.key(0), torch.tensor(0), torch.tensor([0.0, 1.0]), 3)
         tensor([1, 1, 1])
     """
-    sums = _sums(weights)
+    sums = _units(weights, weights.amax()).cumsum(0)
     high, low = keys.words(keys.fold_in(key, number), 2 * num).view(2, num).unbind()
     return torch.searchsorted(sums, ((high << 30) ^ low) % sums[-1], right=True)
 
 
-def _sums(weights: Tensor) -> Tensor:
-    """Running sums in whole multiples of 2**-35 of the largest weight, Int64[N]: what has no weight is never drawn."""
-    return (weights / weights.amax() * 2.0**_SHARE).long().cumsum(0)
+def _units(weights: Tensor, largest: Tensor) -> Tensor:
+    """Whole multiples of 2**-35 of the largest weight, Int64[N]: their sums are exact."""
+    return (weights / largest).mul_(2.0**_SHARE).long()
 
 
 def systematic(key: Key, probs: Tensor) -> Tensor:

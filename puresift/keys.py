@@ -12,7 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from puresift.errors import SiftError
+from puresift import settings
+from puresift.errors import ArgumentError, SiftError
 from puresift.trees import unreadable
 from puresift.types import Key
 
@@ -41,9 +42,28 @@ def key(seed: int) -> Key:
         >>> key(7)
         tensor([7, 0])
     """
+    seed = settings.plain(seed)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
         raise SiftError(f"seed must be a whole number in [0, 2**64), got {seed!r}")
     return torch.tensor([seed & _MASK, seed >> 32])
+
+
+def checked(key: Key) -> Key:
+    """The key itself, if it is one.
+
+    Args:
+        key: Int64[2].
+
+    Returns:
+        Int64[2].
+
+    Raises:
+        SiftError: it is a seed, a generator or anything else; which is a TypeError too.
+    """
+    if isinstance(key, Tensor) and key.shape == (2,) and key.dtype == torch.int64:
+        return key
+    got = f"{key.dtype}{list(key.shape)}" if isinstance(key, Tensor) else f"the {type(key).__name__} {key!r}"
+    raise ArgumentError(f"a key is Int64[2], and this is {got}; make one from a seed, as in ps.key(0)")
 
 
 def fold_in(key: Key, data: int | Tensor) -> Key:
@@ -153,13 +173,13 @@ def passes(key: Key, places: Tensor, size: int) -> Tensor:
     block = philox(key, torch.stack(torch.broadcast_tensors(*parts)).flatten(1)).unflatten(1, (-1, _SWAPS))
     kind = torch.int32 if size < 2**30 else torch.int64  # the smaller, the faster
     sign, low = torch.iinfo(kind).bits - 1, 2**31 - 1
-    partners = (((block[0] << 31) ^ block[1]) % size).to(kind)  # [passes, rounds]
-    shifts = (block[2] & low).to(kind)
+    partners = (((block[0] << 31) ^ block[1]) % size).to(kind).T.contiguous()  # [rounds, passes]
+    shifts = (block[2] & low).to(kind).T.contiguous()
     mine, x = places // size - first, (places % size).to(kind)
     for round in range(_SWAPS):
-        other = partners[:, round][mine] - x
+        other = partners[round].index_select(0, mine) - x
         other = other + ((other >> sign) & size)
-        coin = (torch.maximum(x, other) + shifts[:, round][mine]) * _ODD
+        coin = (torch.maximum(x, other) + shifts[round].index_select(0, mine)) * _ODD
         x = x + ((other - x) & -((coin >> 24) & 1))
     return x.long()
 

@@ -12,6 +12,7 @@ from puresift.settings import Number
 from puresift.types import Losses
 
 SORTED_UP_TO = 8192  # values; sorting more is slow on a CPU
+PIECE = 2**16  # values; copies of so many stay in the cache of a CPU, where memory asked anew for all is slow
 
 
 def rank_bounds(ordered: Tensor, losses: Losses) -> tuple[Tensor, Tensor]:
@@ -58,7 +59,11 @@ def total(values: Tensor) -> Tensor:
     low, high = values.aminmax()
     largest = torch.maximum(-low, high)
     largest = torch.where(largest > 0, largest, 1.0)
-    return (values / largest * 2.0**38).long().sum() * (largest.double() * 2.0**-38)
+    in_turn = values.device.type == "cpu" and not torch.compiler.is_compiling()
+    pieces = values.split(PIECE) if in_turn else (values,)
+    sums = [(piece / largest).mul_(2.0**38).long().sum() for piece in pieces]
+    whole = torch.stack(sums).sum() if len(sums) > 1 else sums[0]
+    return whole * (largest.double() * 2.0**-38)
 
 
 def mean(values: Tensor, number: Tensor | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 import puresift as ps
 from puresift import draws, keys
 from puresift.order import SORTED_UP_TO, total
+from puresift.prioritizers import drawing, left, next_batch
 from puresift.rules import planning
 from tests import laws
 from tests.laws import MEMBERS
@@ -208,6 +209,64 @@ def test_numbers_under_even_marks_are_those_of_the_running_sum():
             [1, 0, 1, 2],
             [1, 0, 2, 1],
         )
+
+
+@given(seed=seeds, size=st.integers(1, 60), num=st.integers(1, 90), piece=st.integers(1, 25), power=st.integers(0, 30))
+def test_numbers_found_piece_by_piece_are_those_of_one_search(seed, size, num, piece, power):
+    weights = keys.uniform(ps.key(seed), size) ** power
+    weights = torch.where(keys.uniform(ps.key(seed ^ 1), size) < 0.3, 0.0, weights)
+    weights[seed % size] = 1.0
+    numbers = torch.arange(3)
+    searched = torch.func.vmap(draws.spaced, in_dims=(None, 0, None, None))(ps.key(seed), numbers, weights, num)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draws, "PIECE", piece)
+        pieces = torch.stack([draws.spaced(ps.key(seed), number, weights, num) for number in numbers])
+    assert torch.equal(pieces, searched)
+
+
+@given(seed=seeds, piece=st.integers(50, SORTED_UP_TO))
+def test_a_total_of_pieces_is_that_of_the_whole(seed, piece):
+    values = keys.uniform(ps.key(seed), SORTED_UP_TO + 9) - 0.25
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("puresift.order.PIECE", piece)
+        assert torch.equal(total(values), torch.compile(total, backend="eager")(values))
+
+
+def test_batches_one_by_one_are_the_rows_of_draws():
+    prioritizer = build(start=0.0)
+    ahead, ids, weights = prioritizer.draw(warmed(prioritizer)._replace(step=torch.tensor(3 * EVERY)))
+    second, more, _ = prioritizer.draw(ahead)
+    state, batches, counts = ahead, [], []
+    for number in range(2 * EVERY):
+        counts.append(left(state))
+        with laws.untouched(state):
+            state, batch, odds = next_batch(prioritizer, state, counts[-1])
+        batches.append(batch)
+        if number < EVERY:
+            assert torch.equal(odds.weights, weights[number]) and torch.equal(odds.probs, ahead.odds.probs[number])
+    assert counts == [3, 2, 1, 0, 2, 1]  # nothing is drawn while something is left
+    assert torch.equal(torch.stack(batches), torch.cat([ids, more]))
+    assert laws.equal(state, second._replace(step=torch.tensor(5 * EVERY)))
+
+
+def test_numbers_that_are_not_held_are_those_that_are():
+    states = []
+    for held in (0, SIZE):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(drawing, "_HELD", held)
+            prioritizer = build("cover", start=0.0)
+        assert (prioritizer.draw.args[0].held is None) == (not held)
+        states.append(warmed(prioritizer))
+    assert laws.equal(*states)
+
+
+def test_the_losses_of_many_models_are_observed_for_one_batch():
+    prioritizer = build("uniform")
+    state, ids, _ = prioritizer.draw(prioritizer.init(ps.key(0)))
+    losses = torch.rand((3, ROWS), generator=torch.Generator().manual_seed(0))
+    seen = torch.func.vmap(prioritizer.observe, in_dims=(None, None, 0))(state, ids[0], losses)
+    for row, one in enumerate(losses):
+        assert torch.equal(seen.waiting_losses[row], prioritizer.observe(state, ids[0], one).waiting_losses)
 
 
 def first(**settings):

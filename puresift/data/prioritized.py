@@ -70,7 +70,7 @@ class PrioritizedSampler(Sampler[list[int]]):
 
     def __init__(self, prioritizer: Prioritizer, *, seed: int = 0, prefetch: int = 1000, sync: int = 1):
         self.prefetch = settings.count("prefetch", prefetch)
-        settings.count("sync", sync)
+        sync = settings.count("sync", sync)
         self.plan, self._table = prioritizer.plan, Table(prioritizer, keys.key(seed), sync)
         self._epoch, self._begun = 0, 0  # the epoch, and the batches before it
         self._queue = Queue(prefetch, self.plan.batch_size, self.plan.size)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from puresift import draws, keys, settings
+from puresift import draws, keys, settings, tables
 from puresift.errors import SiftError
 from puresift.ids import checked, newest
 from puresift.settings import Number
@@ -113,7 +113,7 @@ class infobatch(_Planned):
 
     def __init__(self, size: int, *, epochs: int, ratio: float = 0.5, anneal: float = 0.875, seed: int = 0):
         super().__init__(size, epochs, seed)
-        settings.fraction("anneal", anneal)
+        anneal = settings.fraction("anneal", anneal)
         if not settings.fraction("ratio", ratio) < 1:
             raise SiftError(f"ratio must be in (0, 1), got {ratio!r}; with 1 nothing would stand for what is left out")
         self.ratio, self.anneal = ratio, anneal
@@ -183,7 +183,7 @@ class skipping(_Planned):
         self.tables["skipped"] = torch.zeros(size, dtype=torch.int64)  # epochs on end
 
     def plan(self, epoch: int, key: Key) -> Tensor:
-        losses = self.table().cpu()
+        losses = tables.values(self.table()).cpu()
         if losses.shape != (self.size,):
             raise SiftError(
                 f"the table must have shape [{self.size}], one loss a sample, got {list(losses.shape)}; "

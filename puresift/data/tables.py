@@ -11,7 +11,7 @@ from puresift import checkpoint
 from puresift.data.queues import Handed
 from puresift.distributed import gathered, place
 from puresift.errors import SiftError
-from puresift.prioritizers import Plan, Prioritizer, PrioritizerState
+from puresift.prioritizers import Plan, Prioritizer, PrioritizerState, left, next_batch
 from puresift.types import Key, Losses
 
 _PLAN = (*Plan._fields, "ranks", "sync")
@@ -27,12 +27,11 @@ class Table:
 
     def next(self) -> Handed:
         """A new batch, which counts as handed out."""
-        every, step = self._prioritizer.plan.every, int(self.state.step)
-        if step % every == 0:
+        remaining = left(self.state)
+        if not remaining:
             self.settle()
-            self.state, _, _ = self._prioritizer.draw(self.state)
-        self.state = self.state._replace(step=self.state.step + 1)
-        return Handed(self.state.ids[step % every], self.state.odds.weights[step % every])
+        self.state, ids, odds = next_batch(self._prioritizer, self.state, remaining)
+        return Handed(ids, odds.weights)
 
     def observe(self, ids: Tensor, losses: Losses) -> None:
         """Note the losses of this rank's rows; where they are not finite and can be read, nothing has changed."""

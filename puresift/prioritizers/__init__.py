@@ -1,6 +1,7 @@
 """Prioritizers: batches of ids drawn from a table of the losses that training has already computed."""
 
+from puresift.prioritizers.batches import left, next_batch
 from puresift.prioritizers.drawing import Prioritizer, prioritizer
 from puresift.prioritizers.table import Plan, PrioritizerState
 
-__all__ = ["Plan", "Prioritizer", "PrioritizerState", "prioritizer"]
+__all__ = ["Plan", "Prioritizer", "PrioritizerState", "left", "next_batch", "prioritizer"]

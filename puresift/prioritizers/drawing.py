@@ -11,13 +11,14 @@ from torch import Tensor
 
 from puresift import draws, keys, settings, trees
 from puresift.errors import SiftError
-from puresift.prioritizers.table import Plan, PrioritizerState, entered, known, maybe, observed
+from puresift.prioritizers.table import Plan, PrioritizerState, entered, known, maybe, observed, read
 from puresift.types import Draw, Key, Losses, Odds, Rule
 
 _DRAWS: dict[Draw, Callable[[Key, Tensor, Tensor, int], Tensor]] = {
     draws.systematic: draws.spaced,
     draws.bernoulli: draws.independent,
 }
+_HELD = 2**22  # ids, of 8 bytes, that are kept from draw to draw; more are made anew
 
 
 class Prioritizer(NamedTuple):
@@ -99,6 +100,7 @@ def prioritizer(
         Ilya Loshchilov, Frank Hutter, "Online Batch Selection for Faster Training of Neural Networks", 2015.
         Tom Schaul, John Quan, Ioannis Antonoglou, David Silver, "Prioritized Experience Replay", 2016.
     """
+    settings.called("rule", rule, "select")
     plan = _planned(size, batch_size, every, steps, start, end)
     if draw not in _DRAWS:
         raise SiftError("draw must be ps.systematic or ps.bernoulli: a draw of ids fills batches of one size")
@@ -108,7 +110,8 @@ def prioritizer(
     for name, column in columns.items():
         if column.shape[:1] != (size,):
             raise SiftError(f"the column {name!r} must have one entry a sample, [{size}], got {list(column.shape)}")
-    parts = _Parts(rule, _DRAWS[draw], columns, dtype, plan)
+    held = torch.arange(plan.size) if plan.size <= _HELD else None
+    parts = _Parts(rule, _DRAWS[draw], held, columns, dtype, plan)
     return Prioritizer(partial(_init, parts), partial(_draw, parts), partial(_observe, parts), plan)
 
 
@@ -117,12 +120,14 @@ class _Parts(NamedTuple):
 
     rule: Rule
     draw: Callable[[Key, Tensor, Tensor, int], Tensor]
+    held: Tensor | None  # Int64[N], the column "id" on the CPU
     columns: dict[str, Tensor]
     dtype: torch.dtype
     plan: Plan
 
 
 def _init(parts: _Parts, key: Key) -> PrioritizerState:
+    key = keys.checked(key)
     shape = parts.plan.every, parts.plan.batch_size
     ids, waiting = (torch.zeros(shape, dtype=torch.int64) for _ in range(2))
     probs, weights, losses = (torch.ones(shape) for _ in range(3))
@@ -138,20 +143,22 @@ def _draw(parts: _Parts, state: PrioritizerState) -> tuple[PrioritizerState, Ten
     plan, table = parts.plan, entered(state)
     count = plan.every * plan.batch_size
     end = torch.iinfo(torch.int64).max if plan.end is None else plan.end
-    first = state.draws * count  # of the places in the endless sequence of ids that this draw fills
-    places = first + torch.arange(count, device=table.device)
-    ids, ruled = places, state.rule
-    probs = weights = torch.ones(count, device=table.device)
+    first = read(state.draws) * count  # of the places in the endless sequence of ids that this draw fills
+    ids, probs, weights = (values.flatten() for values in (state.ids, *state.odds))  # of what replaces all of them
+    ruled = state.rule
     by_rule = (first + count > plan.start) & (first < end)  # whether it decides about some of them
     if maybe(by_rule):
-        after, odds = parts.rule.select(ruled, known(table), **_columns(parts, table))
-        ruled = trees.map_leaves(lambda new, old: torch.where(by_rule, new, old), after, ruled)
+        after, odds = parts.rule.select(state.rule, known(table), **_columns(parts, table))
+        ruled = after
+        if isinstance(by_rule, Tensor):
+            ruled = trees.map_leaves(lambda new, old: torch.where(by_rule, new, old), after, state.rule)
         shares = _positive(odds.probs)
         ids = parts.draw(state.key, state.draws, shares, count)
         ids = ids.view(plan.batch_size, plan.every).T.flatten()  # so that each batch is spread over the table
         probs = (shares.index_select(0, ids) * (count / shares.double().sum())).clamp(max=1).float()
         weights = odds.weights.index_select(0, ids).float()
     if maybe((first < plan.start) | (first + count > end)):
+        places = first + torch.arange(count, device=table.device)
         everything = (places < plan.start) | (places >= end)
         passes = -(-plan.start // plan.size)  # of the start; those of the end are numbered after them
         place = torch.where(places < plan.start, places, places - (plan.end or 0) + passes * plan.size)
@@ -179,20 +186,22 @@ def _observe(parts: _Parts, state: PrioritizerState, ids: Tensor, losses: Losses
 
 
 def _planned(size: int, batch_size: int, every: int, steps: int | None, start: float, end: float) -> Plan:
-    settings.count("size", size)
-    settings.count("batch_size", batch_size)
-    settings.count("every", every)
-    settings.nonnegative("start", start)
-    settings.share("end", end)
+    size = settings.count("size", size)
+    batch_size = settings.count("batch_size", batch_size)
+    every = settings.count("every", every)
+    start = settings.nonnegative("start", start)
+    end = settings.share("end", end)
     last = None
     if steps is not None:
-        settings.count("steps", steps)
+        steps = settings.count("steps", steps)
         last = (steps - round(end * steps)) * batch_size
     return Plan(size, batch_size, every, steps, round(start * size), last)
 
 
 def _columns(parts: _Parts, table: Tensor) -> dict[str, Tensor]:
-    return {"id": torch.arange(parts.plan.size, device=table.device), **trees.to(parts.columns, table.device)}
+    held = parts.held is not None and table.device.type == "cpu"
+    ids = parts.held if held else torch.arange(parts.plan.size, device=table.device)
+    return {"id": ids, **trees.to(parts.columns, table.device)}
 
 
 def _positive(probs: Tensor) -> Tensor:

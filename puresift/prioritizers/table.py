@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -53,14 +54,19 @@ def entered(state: PrioritizerState) -> Tensor:
     if not maybe(state.waiting > 0):
         return state.losses
     ids, losses = state.waiting_ids.flatten(), state.waiting_losses.flatten()
-    arrival = torch.arange(len(ids), device=ids.device, dtype=torch.int32)
-    arrival = torch.where(arrival < state.waiting * state.ids.shape[1], arrival, -1)
-    last = torch.full_like(state.losses, -1, dtype=torch.int32).scatter_reduce(0, ids, arrival, "amax")
-    last = last.index_select(0, ids).long()
+    every, rows = state.ids.shape
+    partly = maybe(state.waiting < every)
+    arrival = torch.arange(every * rows, device=ids.device, dtype=torch.int32)
+    if partly:
+        arrival = torch.where(arrival < state.waiting * rows, arrival, -1)
+    last = torch.full((), -1, device=ids.device, dtype=torch.int32).expand(state.losses.shape[0])
+    last = last.scatter_reduce(0, ids, arrival, "amax").index_select(0, ids)
     # Rows of one id write the same value, so that their order does not matter; rows that are not filled write nothing.
     kind = state.losses.dtype
     values = losses.index_select(0, last.clamp(min=0)).clamp(max=torch.finfo(kind).max).to(kind)
-    return state.losses.index_copy(0, ids, torch.where(last >= 0, values, state.losses.index_select(0, ids)))
+    if partly:
+        values = torch.where(last >= 0, values, state.losses.index_select(0, ids))
+    return state.losses.index_copy(0, ids, values)
 
 
 def observed(ids: Tensor, losses: Losses, plan: Plan) -> tuple[Tensor, Tensor]:
@@ -72,19 +78,25 @@ def observed(ids: Tensor, losses: Losses, plan: Plan) -> tuple[Tensor, Tensor]:
             f'for ids {list(ids.shape)}; pass reduction="none"'
         )
     ids, losses = ids.long(), losses.float()
-    finite = losses.isfinite()
-    if ids.device.type == "cpu" and not trees.unreadable(ids[0] >= 0):
-        refuse([*torch.stack(ids.aminmax()).tolist(), 0], plan.size)
-        if not bool(finite.all()):
-            bad = int((~finite).sum())
+    if ids.device.type == "cpu" and not trees.unreadable(ids[0] + losses[0]):
+        refuse([*map(int, ids.aminmax()), 0], plan.size)
+        if not all(map(math.isfinite, losses.aminmax())):  # a NaN is both the least and the largest
+            bad = int((~losses.isfinite()).sum())
             raise SiftError(f"{bad} of {rows} losses observed are NaN or infinite; look for a diverging run")
     else:
-        losses = torch.where(finite, losses, torch.nan)
+        losses = torch.where(losses.isfinite(), losses, torch.nan)
     if rows < plan.batch_size:
         ids, losses = (torch.cat([v, v[-1:].expand(plan.batch_size - rows)]) for v in (ids, losses))
     return ids, losses
 
 
-def maybe(condition: Tensor) -> bool:
+def read(value: Tensor) -> Tensor | int:
+    """The number of an Int64[] that can be read for free, on the CPU and uncompiled; else the tensor."""
+    return value if value.device.type != "cpu" or trees.unreadable(value) else int(value)
+
+
+def maybe(condition: Tensor | bool) -> bool:
     """False where a Bool[] can be read for free, on the CPU and uncompiled, and is false."""
+    if isinstance(condition, bool):
+        return condition
     return condition.device.type != "cpu" or trees.unreadable(condition) or bool(condition)

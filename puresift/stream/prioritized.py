@@ -11,8 +11,8 @@ from torch.utils.data import default_collate
 
 from puresift import trees
 from puresift.errors import SiftError
-from puresift.prioritizers import Prioritizer, PrioritizerState
-from puresift.types import Batch, Info, Losses, Odds, Sifted
+from puresift.prioritizers import Prioritizer, PrioritizerState, left, next_batch
+from puresift.types import Batch, Info, Losses, Sifted
 
 
 def prioritize(
@@ -80,22 +80,18 @@ class Prioritized(Iterator[Sifted]):
             )
         self.state = trees.to(state, self._rows.device)
         # On the host, so that nothing is read from a device later.
-        self._step, self._drawn = int(self.state.step), int(self.state.draws) * self._plan.every
+        self._step, self._left = int(self.state.step), left(self.state)
         self._ids: Tensor | None = None
 
     def __next__(self) -> Sifted:
         if self._plan.steps is not None and self._step >= self._plan.steps:
             raise StopIteration
         self._fits()
-        state = self.state
-        if self._step == self._drawn:
-            state, _, _ = self._prioritizer.draw(state)
-            self._drawn += self._plan.every
-        row = self._step % self._plan.every
-        ids, odds = state.ids[row], Odds(state.odds.probs[row], state.odds.weights[row])
+        state, ids, odds = next_batch(self._prioritizer, self.state, self._left)
         batch = self._rows.at(ids)
         info = Info(state.losses[ids].float(), odds, torch.ones_like(ids, dtype=torch.bool), {"id": ids})
-        self.state, self._step, self._ids = state._replace(step=state.step + 1), self._step + 1, ids
+        self.state, self._ids = state, ids
+        self._step, self._left = self._step + 1, (self._left or self._plan.every) - 1
         return Sifted(batch, odds.weights, self.state, info)
 
     def observe(self, losses: Losses, ids: Tensor | None = None) -> None:

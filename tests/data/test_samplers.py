@@ -5,6 +5,7 @@ import torch
 from torch.utils.data import DataLoader
 
 import puresift as ps
+from puresift import tables
 from tests import laws
 from tests.laws import DRAWS
 from tests.strategies import cross_entropy, net
@@ -107,6 +108,12 @@ def test_the_skipping_sampler_skips_nothing_for_longer_than_every():
         assert int(skipped.max()) <= 3
         lengths.append(len(chosen))
     assert min(lengths) == SIZE // 4
+
+
+def test_the_skipping_sampler_reads_the_last_writes_of_a_large_table(monkeypatch):
+    monkeypatch.setattr(tables, "LARGE", 4)
+    losses = tables.write(tables.table(torch.zeros(8)), torch.tensor([3, 5]), torch.tensor([9.0, 8.0]))
+    assert sorted(ps.skipping(ps.top(keep=0.25), lambda: losses, size=8, epochs=2, every=8)) == [3, 5]
 
 
 def test_the_skipping_sampler_reads_the_table_of_a_stream():

@@ -1,13 +1,10 @@
 """The stream of drawn batches: the loop, exact resuming, datasets, and what does not fit."""
 
-import io
-
 import pytest
 import torch
 from torch.utils.data import Dataset
 
 import puresift as ps
-from tests import laws
 from tests.strategies import cross_entropy, data, net
 
 SIZE, ROWS = 90, 8
@@ -19,27 +16,33 @@ def build(steps=30, **settings):
 
 
 class Trained:
-    """A model that trains on a stream's batches, and all that it saw."""
+    """A stream, and a model that trains on its batches."""
 
-    def __init__(self, model=None, optimizer=None):
+    def __init__(self, prioritizer, saved):
         self.model = net(3, norm=False).eval()
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9)
-        if model is not None:
-            self.model.load_state_dict(model)
-            self.optimizer.load_state_dict(optimizer)
-        self.seen = []
+        state = prioritizer.init(ps.key(5))
+        if saved is not None:
+            self.model.load_state_dict(saved["model"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            state = ps.load_state_dict(state, saved["sift"])
+        self.stream = start(prioritizer, state=state)
 
-    def step(self, stream, sifted):
-        batch, weights, _, info = sifted
-        losses = cross_entropy(self.model, batch)
-        self.optimizer.zero_grad()
-        (weights * losses).mean().backward()
-        self.optimizer.step()
-        stream.observe(losses)
-        self.seen.append((batch, weights, info))
+    def __iter__(self):
+        for batch, weights, _, info in self.stream:
+            losses = cross_entropy(self.model, batch)
+            self.optimizer.zero_grad()
+            (weights * losses).mean().backward()
+            self.optimizer.step()
+            self.stream.observe(losses)
+            yield batch, weights, info
 
-    def saved(self):
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+    def state_dict(self):
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sift": ps.state_dict(self.stream.state),
+        }
 
 
 def start(prioritizer, source=None, state=None):
@@ -47,27 +50,8 @@ def start(prioritizer, source=None, state=None):
     return ps.prioritize(prioritizer, state or prioritizer.init(ps.key(5)), source)
 
 
-def in_bytes(content):
-    file = io.BytesIO()
-    torch.save(content, file)
-    return torch.load(io.BytesIO(file.getvalue()), weights_only=True)
-
-
 def test_resuming_at_every_step_gives_the_same_bits():
-    prioritizer, whole = build(), Trained()
-    stream, places = start(prioritizer), []
-    for sifted in stream:
-        whole.step(stream, sifted)
-        places.append(in_bytes({**whole.saved(), "sift": ps.state_dict(stream.state)}))
-    assert len(places) == 30
-    for number, place in enumerate(places):
-        state = ps.load_state_dict(prioritizer.init(ps.key(0)), place["sift"])
-        again, part = start(prioritizer, state=state), Trained(place["model"], place["optimizer"])
-        for sifted in again:
-            part.step(again, sifted)
-        assert laws.equal(part.seen, whole.seen[number + 1 :])
-        assert laws.equal(again.state, stream.state)
-        assert laws.equal(part.model.state_dict(), whole.model.state_dict())
+    assert ps.testing.assert_resumes(lambda saved: Trained(build(), saved)) == 30
 
 
 def test_what_leaves_is_what_was_drawn():
@@ -124,6 +108,33 @@ def test_a_dataset_that_grows_is_found_out():
     source.rows.append(SIZE)
     with pytest.raises(ValueError, match=f"the data have {SIZE + 1} samples and the prioritizer {SIZE}"):
         next(stream)
+
+
+class Flaky(Squares):
+    """It cannot be read once."""
+
+    failing = False
+
+    def __getitem__(self, id):
+        if self.failing:
+            self.failing = False
+            raise OSError("the disk is away")
+        return super().__getitem__(id)
+
+
+def test_a_batch_that_could_not_be_read_comes_again():
+    prioritizer, source = build(), Flaky()
+    expected, stream = start(prioritizer, Squares()), start(prioritizer, source)
+    for batch, weights, state, info in expected:
+        source.failing = True
+        with pytest.raises(OSError, match="away"):
+            next(stream)
+        again = next(stream)
+        assert torch.equal(again.batch["x"], batch["x"]) and torch.equal(again.weights, weights)
+        assert int(again.state.draws) == int(state.draws)
+        for one in (stream, expected):
+            one.observe(info.extra["id"].float())
+    assert int(stream.state.step) == 30
 
 
 def one_more(x):
