@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from puresift import trees
+from puresift import tables, trees
 from puresift.errors import SiftError
 from puresift.prioritizers import PrioritizerState
 from puresift.types import SiftState
@@ -73,6 +73,11 @@ def load_state_dict(template: State, flat: Mapping[str, Tensor]) -> State:
     built, kind, shape = _words(template)
     wanted = trees.flat(template)
     ours = {name: tensor for name, tensor in flat.items() if name != _VERSION}
+    ours = tables.opened(wanted, ours)
+    if wanted.keys() != ours.keys():  # the names may be those of before keys with a "/" were told from nested ones
+        former = trees.former(template)
+        if len(set(former)) == len(wanted) and set(former) == ours.keys():
+            ours = {name: ours[old] for name, old in zip(wanted, former, strict=True)}
     if wanted.keys() != ours.keys():
         missing, extra = sorted(wanted.keys() - ours.keys()), sorted(ours.keys() - wanted.keys())
         raise SiftError(

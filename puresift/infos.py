@@ -3,25 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from puresift import signals
+from puresift import signals, trees
+from puresift.errors import SiftError
 from puresift.types import Info, Odds
 
 # Entries of `extra` with one value per pool; all others have one per row.
 POOLWISE = ("nonfinite", "sifting", "phi", "reading", signals.NAME)
 
 
-def join(infos: Sequence[Info], device: torch.device | None = None) -> Info:
+# What rules call their first two arguments, so that no column can be passed under these names.
+ARGUMENTS = ("state", "losses")
+
+
+def a_row(name: str, values: Any, size: int) -> Tensor:
+    """The values, checked to have one entry a row.
+
+    Raises:
+        SiftError: naming what they are instead.
+    """
+    if isinstance(values, Tensor) and values.ndim and values.shape[0] == size:
+        return values
+    got = f"{values.dtype}{list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+    raise SiftError(f"{name} must be a tensor with one entry for each of the {size} rows of the pool, got {got}")
+
+
+def join(infos: Sequence[Info], device: torch.device | None = None, like: Info | None = None) -> Info:
     """Infos of several pools as one, rows concatenated; of none, an info with zero rows.
+
+    Args:
+        infos: one a pool.
+        device: of an info of no pool.
+        like: an info whose entries, with zero rows, an info of no pool has too.
 
     Returns:
         An info whose `extra` holds the entries that all of them have.
     """
     if len(infos) == 1:
         return infos[0]
+    if not infos and like is not None:
+        return trees.map_leaves(lambda leaf: leaf[:0], like)
     if not infos:
         none = torch.empty(0, device=device)
         return Info(none, Odds(none, none), none.bool(), {})

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from puresift import draws, infos, keys, settings, signals, trees
 from puresift.buffers import objects, ring
-from puresift.buffers.windows import Windows
-from puresift.errors import SiftError
+from puresift.buffers.windows import Windows, declared
+from puresift.errors import ArgumentError, SiftError
+from puresift.scores.guarding import Frozen, detached
 from puresift.scores.losses import Stateless, lift
-from puresift.scores.model import per_row
+from puresift.scores.model import given, per_row
 from puresift.types import (
     Batch,
     Draw,
@@ -90,19 +91,19 @@ def sifter(
         >>> info.odds.probs
         tensor([0.1250, 0.8750, 0.3750, 0.6250])
     """
-    settings.count("batch_size", batch_size)
+    settings.called("rule", rule, "select")
+    batch_size = settings.count("batch_size", batch_size)
     if nonfinite not in ("raise", "drop", "keep"):
         raise SiftError(f'nonfinite must be "raise", "drop" or "keep", got {nonfinite!r}')
     if window is not None and bucket is None:
         raise SiftError("window= sorts rows by length, so it needs bucket=, a function batch -> Int[B]")
     if window is None:
         window = 8 if bucket else 1
-    settings.count("window", window)
-    if taken := set(columns or {}) & set(infos.POOLWISE):
-        raise SiftError(f"columns= may not use the names {sorted(taken)}")
+    window = settings.count("window", window)
+    _check(draw, columns or {})
     if score is None and bool(rule.wants(rule.init())):
         raise SiftError("this rule looks at losses, so it needs a score; ps.uniform(keep=...) does not")
-    windows = Windows(batch_size, window, length or bucket, bucket, dict(pad or {}))
+    windows = Windows(batch_size, window, length or bucket, bucket, declared(pad or {}))
     parts = _Parts(None if score is None else lift(score), rule, draw, dict(columns or {}), windows, nonfinite)
     return Sifter(
         partial(_init, parts),
@@ -111,6 +112,18 @@ def sifter(
         partial(_flush, parts),
         partial(_observe, parts),
     )
+
+
+def _check(draw: Any, columns: Mapping[str, Any]) -> None:
+    if not callable(draw):
+        raise ArgumentError(f"draw is {draw!r}; pass ps.bernoulli or ps.systematic, or draw(key, probs) -> Bool[B]")
+    if taken := set(columns) & {*infos.POOLWISE, *infos.ARGUMENTS}:
+        raise SiftError(f"columns= may not use the names {sorted(taken)}, which have a meaning already; rename them")
+    for name, column in columns.items():
+        if not callable(column):
+            raise ArgumentError(
+                f"the column {name!r} is {column!r}; pass a function of the batch that gives its values"
+            )
 
 
 class _Parts(NamedTuple):
@@ -128,9 +141,10 @@ def _init(parts: _Parts, key: Key, batch: Batch) -> SiftState:
     batch = trees.plain(batch)
     if not trees.batch_size(batch):
         raise SiftError("the first batch has no rows")
+    trees.valued(batch)
     buffer = parts.windows.empty(batch)
     remembered = Stateless() if parts.score is None else parts.score.init()
-    state = SiftState(remembered, parts.rule.init(), buffer, key, torch.zeros((), dtype=torch.int64))
+    state = SiftState(remembered, parts.rule.init(), buffer, keys.checked(key), torch.zeros((), dtype=torch.int64))
     return trees.to(state, buffer.fill.device)
 
 
@@ -143,19 +157,26 @@ def _step(
     through: bool = False,
 ) -> tuple[SiftState, Info]:
     batch = trees.plain(batch)
-    rows = _stored(parts, state, batch)
+    rows = _stored(parts, state, detached(batch))
+    cut = parts.windows.cut(rows)
 
     remembered, losses, finite = _score(parts, state, None if through else params, batch)
-    columns = {name: column(batch) for name, column in parts.columns.items()}
+    size = losses.shape[0]
+    columns = {name: infos.a_row(f"the column {name!r}", of(batch), size) for name, of in parts.columns.items()}
+    columns = detached(columns)
     ruled, odds = _select(parts, state, losses, finite, columns, through)
-    mask = parts.draw(keys.fold_in(state.key, state.step), odds.probs)
+    odds = Odds(*(infos.a_row(f"the rule's {name}", values, size) for name, values in odds._asdict().items()))
+    mask = infos.a_row("the draw's mask", parts.draw(keys.fold_in(state.key, state.step), odds.probs), size)
+    if mask.dtype != torch.bool:
+        raise SiftError(f"a draw gives Bool[{size}], and this one gave {mask.dtype}; return mask.bool()")
     buffer = ring.refill(state.buffer, Kept(rows, odds.weights, mask))
 
     objects.carry(buffer, state.buffer, batch)
     after = SiftState(remembered, ruled, buffer, state.key, state.step + 1)
     bad = torch.zeros_like(state.step) if finite is None else (~finite).sum()
     refused = bad if parts.nonfinite == "raise" else torch.zeros_like(bad)
-    signal = signals.pack(buffer.fill, refused, parts.rule.wants(ruled), parts.windows.widths(buffer, state.key))
+    widths = parts.windows.widths(buffer, state.key)
+    signal = signals.pack(buffer.fill, refused, parts.rule.wants(ruled), widths, cut)
     return after, Info(losses, odds, mask, {**columns, "nonfinite": bad[None], signals.NAME: signal})
 
 
@@ -179,6 +200,8 @@ def _observe(parts: _Parts, state: SiftState, batch: Batch, losses: Losses) -> S
 
 def _stored(parts: _Parts, state: SiftState, batch: Batch) -> Batch:
     """The rows of a pool as the buffer holds them, if they fit into it."""
+    if not state.step.is_meta:
+        trees.valued(batch)
     rows = parts.windows.padded(batch, state.step.device)
     size = trees.batch_size(rows)
     trees.like(rows, ring.example(state.buffer))
@@ -195,14 +218,19 @@ def _score(
     parts: _Parts, state: SiftState, params: Params | Callable[[], Params] | None, batch: Batch
 ) -> tuple[Any, Losses, Tensor | None]:
     """The score's state, the losses, and which are finite; NaN and None where the pool is not scored."""
+    if params is not None:
+        given(params)
     if not isinstance(params, dict) and callable(params):
         params = params() if parts.score is not None and bool(parts.rule.wants(state.rule)) else None
     size = trees.batch_size(batch)
     if params is None or parts.score is None:
         return state.score, torch.full((size,), torch.nan, device=state.step.device), None
+    rows = Frozen(batch)
     remembered, losses = parts.score.apply(state.score, params, batch)
-    losses = per_row(losses, size).float()
-    return remembered, losses, losses.isfinite()
+    rows.compare()
+    # A copy without a graph: the score may write its next answer over this one, and histories would keep its graph.
+    losses = per_row(losses, size).detach().to(torch.float32, copy=True)
+    return detached(remembered), losses, losses.isfinite()
 
 
 def _select(

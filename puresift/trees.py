@@ -34,10 +34,12 @@ def plain(batch: Batch) -> Batch:
     """The batch with every Mapping made a dict and every list of Python objects made an `Objects` leaf.
 
     Raises:
-        SiftError: a leaf is neither a tensor nor such a list.
+        SiftError: a leaf is neither such a list nor a dense tensor, whose rows can be indexed.
     """
-    if isinstance(batch, Tensor | Objects):
+    if isinstance(batch, Objects):
         return batch
+    if isinstance(batch, Tensor):
+        return _dense(batch)
     if isinstance(batch, Mapping):
         return {key: plain(value) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
@@ -50,6 +52,29 @@ def plain(batch: Batch) -> Batch:
         f"a batch must be a tree of tensors with a shared leading dimension, got a {type(batch).__name__} in it; "
         "make it a tensor in the collate function, or a list with one object per row"
     )
+
+
+def _dense(leaf: Tensor) -> Tensor:
+    if leaf.is_nested:
+        kind, cure = "nested", "make it torch.nested.to_padded_tensor(leaf, 0), and declare pad= for ragged rows"
+    elif leaf.is_quantized:
+        kind, cure = "quantized", "make it leaf.int_repr() or leaf.dequantize()"
+    elif leaf.layout is not torch.strided:
+        kind, cure = "sparse", "make it leaf.to_dense()"
+    else:
+        return leaf
+    raise SiftError(f"a batch holds a {kind} tensor, whose rows cannot be kept; {cure} in the collate function")
+
+
+def valued(batch: Batch) -> None:
+    """Refuse a batch without values.
+
+    Raises:
+        SiftError: a leaf is on the meta device.
+    """
+    if any(isinstance(leaf, Tensor) and leaf.is_meta for leaf in leaves(batch)):
+        names = [name for name, leaf in named(batch) if isinstance(leaf, Tensor) and leaf.is_meta]
+        raise SiftError(f"the leaves {names} are on the meta device, where tensors have no values; make them elsewhere")
 
 
 def numbered(batch: Batch) -> Batch:
@@ -120,7 +145,11 @@ def batch_size(batch: Batch) -> int:
 def named(tree: Any) -> list[tuple[str, Any]]:
     """(name, leaf) pairs; a name joins keys, positions and field names with '/'."""
     pairs, _ = pytree.tree_flatten_with_path(tree)
-    return [("/".join(_step(step) for step in path) or "batch", leaf) for path, leaf in pairs]
+    return [(_joined(path) or "batch", leaf) for path, leaf in pairs]
+
+
+def _joined(path: Any) -> str:
+    return "/".join(_step(step) for step in path)
 
 
 def like(batch: Batch, template: Batch) -> None:
@@ -137,10 +166,12 @@ def like(batch: Batch, template: Batch) -> None:
         if leaf.dtype != first.dtype:
             raise SiftError(f"leaf {name!r} was {first.dtype} in the first batch and is {leaf.dtype} now; cast it")
         if leaf.shape[1:] != first.shape[1:]:
+            cure = f"give ragged rows a final length with pad={{{name!r}: ps.Pad(value=0, length=...)}}"
+            if leaf.ndim == first.ndim and leaf.shape[2:] != first.shape[2:]:  # not what pad= declares
+                cure = "pad all batches to one shape in the collate function"
             raise SiftError(
                 f"leaf {name!r} had rows of shape {list(first.shape[1:])} in the first batch and has "
-                f"{list(leaf.shape[1:])} now; give ragged rows a final length with "
-                f"pad={{{name!r}: ps.Pad(value=0, length=...)}}"
+                f"{list(leaf.shape[1:])} now; {cure}"
             )
 
 
@@ -155,9 +186,11 @@ def pad(batch: Batch, pads: Mapping[str, Pad]) -> Batch:
     done = set()
 
     def one(path: Any, leaf: Any) -> Any:
-        name = "/".join(_step(step) for step in path)
+        name = _joined(path)
         if name not in pads:
             return leaf
+        if name in done:
+            raise SiftError(f"pad= names {name!r}, and two leaves of the batch have that name; rename one of them")
         done.add(name)
         value, length = pads[name]
         if leaf.ndim < 2 or leaf.shape[1] > length:
@@ -165,6 +198,7 @@ def pad(batch: Batch, pads: Mapping[str, Pad]) -> Batch:
                 f"leaf {name!r} has shape {list(leaf.shape)}, but pad= declares rows of length {length}; "
                 "truncate the rows or declare the longest length that occurs"
             )
+        _holds(name, leaf.dtype, value)
         missing = length - leaf.shape[1]
         if not missing:
             return leaf
@@ -176,6 +210,18 @@ def pad(batch: Batch, pads: Mapping[str, Pad]) -> Batch:
     return padded
 
 
+def _holds(name: str, dtype: torch.dtype, value: float) -> None:
+    """Refuse a padding value that a leaf's type would round or wrap to another one."""
+    if dtype.is_floating_point or dtype.is_complex:
+        return
+    low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    if not (low <= value <= high and value == int(value)):
+        raise SiftError(
+            f"leaf {name!r} is {dtype}, which cannot hold its padding value {value}; declare a whole number in "
+            f"[{low}, {high}], or make the leaf float in the collate function"
+        )
+
+
 def trim(batch: Batch, pads: Mapping[str, Pad], width: int) -> Batch:
     """The padded leaves cut to `width`."""
     names = iter([name for name, _ in named(batch)])
@@ -183,41 +229,64 @@ def trim(batch: Batch, pads: Mapping[str, Pad], width: int) -> Batch:
 
 
 def flat(tree: Any, name: str = "") -> dict[str, Tensor]:
-    """A flat `{path: tensor}`; NamedTuples add their type to the path, so that types can be compared."""
+    """A flat `{path: tensor}`; NamedTuples add their type to the path, so that types can be compared.
+
+    A "/" within a key is written "%2F", so that keys which hold the separator are told from nested ones.
+
+    Raises:
+        SiftError: a leaf is no tensor, or two leaves have one path.
+    """
+    pairs = _paths(tree, name)
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        paths = [path for path, _ in pairs]
+        twice = sorted({path for path in paths if paths.count(path) > 1})
+        raise SiftError(f"two tensors of the state would both be named {twice[0]!r}; rename a key of the batch")
+    return values
+
+
+def former(tree: Any) -> list[str]:
+    """The paths of `flat`, in its order, as they were before keys with a "/" were told from nested ones."""
+    return [path for path, _ in _paths(tree, "", str)]
+
+
+def _escaped(key: Any) -> str:
+    return str(key).replace("/", "%2F")
+
+
+def _paths(tree: Any, name: str, word: Callable[[Any], str] = _escaped) -> list[tuple[str, Tensor]]:
     if isinstance(tree, Tensor):
-        return {name: tree}
+        return [(name, tree)]
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         name = f"{name}:{type(tree).__name__}"
         if not tree._fields:
-            return {name: torch.empty(0)}
+            return [(name, torch.empty(0))]
         pairs = [(f"{name}/{field}", value) for field, value in zip(tree._fields, tree, strict=True)]
     elif isinstance(tree, Mapping):
-        pairs = [(f"{name}/{key}", value) for key, value in tree.items()]
+        pairs = [(f"{name}/{word(key)}", value) for key, value in tree.items()]
     elif isinstance(tree, list | tuple):
         pairs = [(f"{name}/{position}", value) for position, value in enumerate(tree)]
     else:
         raise SiftError(f"{name} is a {type(tree).__name__}; a state holds tensors only")
-    return {path: leaf for key, value in pairs for path, leaf in flat(value, key).items()}
+    return [pair for key, value in pairs for pair in _paths(value, key, word)]
 
 
 def unflat(template: Any, values: Mapping[str, Tensor]) -> Any:
     """The inverse of `flat`, into the template's structure."""
-    names = iter(flat(template))
-    if isinstance(template, Tensor):
-        return values[next(names)]
-    return _unflat(template, values, "")
+    paths = iter(flat(template))
 
+    def one(tree: Any) -> Any:
+        if isinstance(tree, Tensor):
+            return values[next(paths)]
+        if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+            if not tree._fields:
+                next(paths)
+            return type(tree)(*map(one, tree))
+        if isinstance(tree, Mapping):
+            return {key: one(value) for key, value in tree.items()}
+        return type(tree)(map(one, tree))
 
-def _unflat(tree: Any, values: Mapping[str, Tensor], name: str) -> Any:
-    if isinstance(tree, Tensor):
-        return values[name]
-    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        name = f"{name}:{type(tree).__name__}"
-        parts = zip(tree._fields, tree, strict=True)
-        return type(tree)(*(_unflat(value, values, f"{name}/{field}") for field, value in parts))
-    if isinstance(tree, Mapping):
-        return {key: _unflat(value, values, f"{name}/{key}") for key, value in tree.items()}
-    return type(tree)(_unflat(value, values, f"{name}/{position}") for position, value in enumerate(tree))
+    return one(template)
 
 
 def _step(step: Any) -> str:

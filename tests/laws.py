@@ -15,6 +15,7 @@ from torch import Tensor
 import puresift as ps
 from puresift import trees
 from puresift.scores.losses import lift
+from puresift.testing import comparing, ruling
 from tests.strategies import cross_entropy, data, net
 
 
@@ -209,40 +210,25 @@ def leaves(tree: Any) -> list[Tensor]:
 
 def equal(one: Any, other: Any) -> bool:
     """Bit for bit, NaN equal to NaN."""
-    a, b = flat(one), flat(other)
-    return a.keys() == b.keys() and all(_same(a[name], b[name]) for name in a)
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.dtype == b.dtype and a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True)
+    return not comparing.difference(one, other)
 
 
 @contextmanager
 def untouched(*inputs: Any) -> Iterator[None]:
     """No input tensor changes (bytes, version), nor does the global RNG."""
-    before = [(t, t.clone(), t._version) for tree in inputs for t in flat(tree).values()]
-    rng = torch.get_rng_state()
-    yield
-    for tensor, kept, version in before:
-        assert _same(tensor, kept), "an input tensor changed"
-        assert tensor._version == version, "an input tensor was written to"
-    assert torch.equal(torch.get_rng_state(), rng), "the global RNG moved"
+    with comparing.untouched(**{str(place): tree for place, tree in enumerate(inputs)}):
+        yield
 
 
 def same_layout(one: Any, other: Any) -> None:
     """Shapes, dtypes and kinds are constant."""
-    a, b = flat(one), flat(other)
-    assert a.keys() == b.keys()
-    for name in a:
-        assert (a[name].shape, a[name].dtype) == (b[name].shape, b[name].dtype), name
+    assert not (found := comparing.layout(one, other)), found
 
 
 def odds_are_odds(odds: ps.Odds, size: int) -> None:
     """0 <= p <= 1; weights finite and positive."""
-    assert odds.probs.shape == odds.weights.shape == (size,)
+    ruling.assert_odds(odds, size)
     assert odds.probs.dtype == odds.weights.dtype == torch.float32
-    assert bool(((odds.probs >= 0) & (odds.probs <= 1)).all()), odds.probs
-    assert bool((odds.weights.isfinite() & (odds.weights > 0)).all()), odds.weights
 
 
 def columns(size: int) -> dict[str, Tensor]:
@@ -252,10 +238,7 @@ def columns(size: int) -> dict[str, Tensor]:
 
 def warmed(rule: ps.Rule, pools: int = 3, size: int = 16) -> Any:
     """A state that has seen a few pools."""
-    state = rule.init()
-    for pool in range(pools):
-        state, _ = rule.select(state, ps.keys.uniform(ps.key(pool), size), **columns(size))
-    return state
+    return ruling.warmed(rule, pools, size, columns)
 
 
 def stack(*states: Any) -> Any:

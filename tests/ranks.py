@@ -70,7 +70,43 @@ def failing(rank):
         for batch in distributed.in_step(batches()):
             got.append(batch)
     except (ValueError, RuntimeError) as error:
+        return [got, "RuntimeError" if isinstance(error, RuntimeError) else type(error).__name__, str(error)]
+
+
+def _ended(batches):
+    """What `in_step` gave of these batches, and what it ended with."""
+    from puresift import distributed
+
+    got = []
+    try:
+        for batch in distributed.in_step(batches):
+            got.append(batch)
+    except Exception as error:
         return [got, type(error).__name__, str(error)]
+    return [got, None, None]
+
+
+def leftovers(rank):
+    """The longer rank fails after its first batch that the other has no partner for."""
+
+    def batches():
+        yield from range(2)
+        if rank == 1:
+            yield 2
+            raise ValueError("no such file")
+
+    return _ended(batches())
+
+
+def finished(rank):
+    """Rank 0 has no batch left where rank 1 fails."""
+
+    def batches():
+        yield from range(2)
+        if rank == 1:
+            raise ValueError("no such file")
+
+    return _ended(batches())
 
 
 def ddp(rank):

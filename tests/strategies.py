@@ -1,38 +1,12 @@
-"""Hypothesis strategies: seeds, losses with the shapes that break ranks, pools and small models."""
+"""Hypothesis strategies, those that users have too, and small models with data for them."""
 
 import torch
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import puresift as ps
+from puresift.testing.strategies import losses, probs, seeds, sizes
 
-seeds = st.integers(0, 2**64 - 1)
-sizes = st.integers(1, 40)
-
-
-@st.composite
-def losses(draw: st.DrawFn, size: st.SearchStrategy[int] = sizes) -> Tensor:
-    """Ties, constants, heavy tails, tiny and huge: Float[B]."""
-    n = draw(size)
-    key = ps.key(draw(seeds))
-    noise = ps.keys.uniform(key, n)
-    kind = draw(st.sampled_from(["uniform", "ties", "constant", "heavy", "tiny", "negative"]))
-    return {
-        "uniform": noise,
-        "ties": (noise * 3).floor(),
-        "constant": torch.full((n,), 0.7),
-        "heavy": (1 / (noise + 1e-3)) ** 3,
-        "tiny": noise * 1e-30,
-        "negative": noise - 0.5,
-    }[kind]
-
-
-@st.composite
-def probs(draw: st.DrawFn, size: st.SearchStrategy[int] = sizes) -> Tensor:
-    """Probabilities with exact zeros and ones among them: Float[B]."""
-    values = draw(losses(size)).clamp(0, 1)
-    corner = ps.keys.uniform(ps.key(draw(seeds)), len(values))
-    return torch.where(corner < 0.1, 0.0, torch.where(corner > 0.9, 1.0, values))
+__all__ = ["cross_entropy", "data", "loader", "losses", "net", "probs", "seeds", "sizes"]
 
 
 def net(seed: int = 0, *, norm: bool = True) -> nn.Module:

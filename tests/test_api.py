@@ -17,8 +17,8 @@ PUBLIC = [
     "importance", "infobatch", "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin",
     "mix", "peek", "per_sample", "prioritize", "prioritizer", "progress", "prune", "ramp", "rank_mix", "ranked",
     "read_log", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift",
-    "sifter", "skipping", "state_dict", "summarize", "systematic", "take", "threshold", "tokens", "top",
-    "total", "truncated", "types", "unbiased", "uniform", "with_ids",
+    "sifter", "skipping", "state_dict", "summarize", "systematic", "take", "testing", "threshold", "tokens",
+    "top", "total", "truncated", "types", "unbiased", "uniform", "with_ids",
 ]
 # fmt: on
 NAMESPACES = {
@@ -90,6 +90,19 @@ def test_namespaces_are_frozen_and_their_names_are_flat_too(space):
     assert sorted(namespace.__all__) == names
     for name in names:
         assert name in NOT_FLAT or getattr(ps, name) is getattr(namespace, name)
+
+
+@pytest.mark.parametrize("name", ["assert_pure", "assert_resumes", "assert_rule"])
+def test_the_laws_for_users_are_frozen_and_documented(name):
+    assert sorted(ps.testing.__all__) == ["assert_pure", "assert_resumes", "assert_rule", "strategies"]
+    text = inspect.getdoc(getattr(ps.testing, name))
+    assert all(part in text for part in ("Args:", "Raises:", "AssertionError", "Example:"))
+
+
+def test_an_unknown_name_is_an_attribute_error_everywhere():
+    for space in (ps, ps.testing):
+        with pytest.raises(AttributeError, match=r"has no .*'no_such_thing'"):
+            space.no_such_thing  # noqa: B018
 
 
 @pytest.mark.parametrize("name", FIELDS)

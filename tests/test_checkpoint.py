@@ -122,3 +122,19 @@ def test_a_state_with_python_objects_is_refused():
     state = sifter.init(ps.key(0), {"text": ["a", "b"]})
     with pytest.raises(ValueError, match="Python objects, which cannot be saved; keep them out of the batch"):
         ps.state_dict(state)
+
+
+def test_a_key_that_holds_the_separator_comes_back_and_so_does_a_state_saved_under_its_former_name():
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=8)
+
+    def used(batch):
+        return sifter.step(sifter.init(ps.key(0), batch), None, batch)[0]
+
+    state = used({"a/b": torch.arange(4.0), "a": {"b": torch.arange(4.0) + 10}})
+    again = ps.load_state_dict(state, ps.state_dict(state))
+    assert laws.equal(again, state)
+    assert again.buffer.rows["a/b"][:4].tolist() == [0.0, 1.0, 2.0, 3.0]
+    state = used({"a/b": torch.arange(4.0)})
+    flat = {name.replace("%2F", "/"): tensor for name, tensor in ps.state_dict(state).items()}
+    assert ":SiftState/buffer:Buffer/rows/a/b" in flat
+    assert laws.equal(ps.load_state_dict(sifter.init(ps.key(1), {"a/b": torch.zeros(4)}), flat), state)

@@ -233,3 +233,126 @@ def test_it_runs_as_a_module():
     )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+BIG = "9" * 400
+ROWS = "".join(f'{{"loss": {at % 7}.5, "id": {at}}}\n' for at in range(70))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"loss": 1, "label": ' + "[" * 900 + "]" * 900 + "}",
+        f'{{"loss": {BIG}, "age": {BIG}}}',
+        f'{{"loss": 1, "id": {2**70}}}',
+        '{"loss": 1, "label": "\\ud800\\n\\u001b[31m"}',
+        '{"loss": 1, "state": 1, "losses": 2, "self": 3}',
+        '{"loss": "NaN"}',
+        '{"loss": NaN}',
+        "\udcff\udcfe",
+        "\0" * 99,
+    ],
+)
+def test_a_hostile_line_does_not_keep_the_others_from_being_replayed(line, tmp_path, capsys):
+    path = tmp_path / "log.jsonl"
+    path.write_text(ROWS + line + "\n", errors="surrogateescape")
+    assert main(["replay", str(path), "--rules", "top:keep=0.5", "relative:keep=0.5"]) == 0
+    out, err = capsys.readouterr()
+    assert re.match("7[01] losses in pools of 64", out) and err.count("\n") <= 1
+    assert (out + err).encode() and "\x1b" not in out
+    path.write_text(f"{line}\n" * 70, errors="surrogateescape")
+    assert main(["replay", str(path), "--rules", "top:keep=0.5"]) in (0, 2)
+    assert capsys.readouterr().err.count("\n") <= 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (
+            "relative:keep=0.5,history=1000000000000",
+            r"relative:history must be at most 16,777,216 in a replay, got 10+; ",
+        ),
+        (
+            f"relative:keep=0.5,history={BIG}",
+            r"relative:history must be at most 16,777,216 in a replay, got 9{40}; lower",
+        ),
+        ("relative:keep=0.5,sketch=99999999999", "relative:sketch must be at most"),
+        (f"threshold:value={BIG}", r"value must be in \(-inf, inf\), got inf"),
+        (f"top:keep=-{BIG}", r"keep must be in \(0, 1\], got -inf"),
+        ("top:keep=nan", r"keep must be in \(0, 1\], got nan"),
+        ("top:keep=0.5,keep=0.1", "top:keep is given twice; leave one out"),
+    ],
+)
+def test_absurd_settings_are_one_line(log, capsys, rule, words):
+    assert main(["replay", str(log), "--rules", rule]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch(f"puresift: {words}.*\n", err), err
+
+
+@pytest.mark.parametrize("phi", ["nan", "-1", "inf", "-inf", BIG, "much"])
+def test_phi_is_a_finite_cost(log, capsys, phi):
+    with pytest.raises(SystemExit) as stop:
+        main(["replay", str(log), "--rules", "top:keep=0.5", f"--phi={phi}"])
+    assert stop.value.code == 2
+    words = "puresift replay: argument --phi: must be a number >= 0, got .*; puresift replay --help says more\n"
+    assert re.fullmatch(words, capsys.readouterr().err)
+
+
+def test_an_absurd_pool_is_one_pool(log, capsys):
+    assert main(["replay", str(log), "--rules", "top:keep=0.25", "--pool", "304"]) == 0
+    whole = capsys.readouterr().out
+    for pool in (BIG, str(2**63)):
+        assert main(["replay", str(log), "--rules", "top:keep=0.25", "--pool", pool]) == 0
+        assert capsys.readouterr().out == whole.replace("pools of 304", f"pools of {pool}")
+
+
+def test_a_folder_is_no_log(tmp_path, capsys):
+    assert main(["replay", str(tmp_path), "--rules", "top:keep=0.25"]) == 2
+    assert "is a folder; give the .jsonl or .parquet file in it" in capsys.readouterr().err
+
+
+def test_an_endless_message_is_cut_in_the_middle(capsys):
+    assert main(["check", "a" * 5000 + ":f"]) == 2
+    err = capsys.readouterr().err
+    assert len(err) < 1300 and " ... " in err and err.count("\n") == 1
+
+
+MODULES = {
+    "divides": "1 / 0",
+    "broken": "def (",
+    "leaves": "import sys; sys.exit(0)",
+    "guards": "def __getattr__(name): raise RuntimeError(name)",
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_that_cannot_be_imported_is_one_line(name, tmp_path, capsys, monkeypatch):
+    (tmp_path / f"hostile_{name}.py").write_text(MODULES[name] + "\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", f"hostile_{name}:f"]) == 2
+    assert re.fullmatch(rf"puresift: hostile_{name}:f cannot be imported: \w+: .*\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("target", [".x:f", "..:f", ":f", "\ud800:f"])
+def test_a_target_that_is_no_module_is_one_line(target, capsys):
+    assert main(["check", target]) == 2
+    assert re.fullmatch("puresift: .*cannot be imported: .*\n", capsys.readouterr().err)
+
+
+def test_a_score_that_leaves_the_program_is_at_fault(tmp_path, capsys, monkeypatch):
+    (tmp_path / "leaving.py").write_text(
+        "import sys, torch\ndef made(): return lambda params, x: sys.exit(0), {}, torch.ones(4)\n"
+        "def left(): sys.exit(0)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "leaving:made"]) == 1
+    assert main(["check", "leaving:left"]) == 2
+    assert re.fullmatch("puresift: the score raised SystemExit.*\n.*raised SystemExit: 0\n", capsys.readouterr().err)
+
+
+def test_rules_by_name_are_where_they_were():
+    from puresift.records import audit
+    from puresift.trials import named
+
+    assert parse_rule is named.parse_rule and audit.read_log is ps.read_log

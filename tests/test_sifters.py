@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import puresift as ps
+from puresift.buffers import chunks
 from puresift.buffers import ring as buffers
 from tests import laws
 from tests.laws import COLUMNS, DRAWS, MEMBERS
@@ -247,6 +248,80 @@ def test_bad_settings_are_refused(settings, words):
         build(**settings)
 
 
+@pytest.mark.parametrize("name", ["losses", "state"])
+def test_columns_that_rules_could_not_be_passed_are_refused(name):
+    with pytest.raises(
+        ps.SiftError, match=rf"columns= may not use the names \['{name}'\], which have a meaning already"
+    ):
+        build(columns={name: lambda batch: batch[1]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"columns": {"id": 3}}, "the column 'id' is 3; pass a function of the batch"),
+        ({"draw": 0.5}, r"draw is 0\.5; pass ps\.bernoulli or ps\.systematic"),
+        ({"pad": {"t": 5}}, r"pad=\{'t': 5\} is no padding; pass ps\.Pad\(value, length\)"),
+        ({"pad": 5}, "pad is 5; pass a ps.Pad by the name of each ragged leaf"),
+        ({"pad": {"t": ps.Pad("0", 5)}}, "leaf 't' is padded by a number, got '0'"),
+        ({"pad": {"t": ps.Pad(0, 0)}}, "the length of the padded 't' must be a whole number >= 1, got 0"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_refused(settings, words):
+    with pytest.raises(ps.SiftError, match=words):
+        build(**settings)
+
+
+@pytest.mark.parametrize("key", [0, torch.Generator(), torch.zeros(2), torch.zeros(3, dtype=torch.int64), None])
+def test_what_is_no_key_is_refused(key):
+    with pytest.raises(TypeError, match=r"a key is Int64\[2\], and this is .*as in ps\.key\(0\)") as caught:
+        build().init(key, data(16).tensors)
+    assert isinstance(caught.value, ps.SiftError)
+
+
+@pytest.mark.parametrize(
+    ("draw", "words"),
+    [
+        (
+            lambda key, probs: torch.ones(3, dtype=torch.bool),
+            r"the draw's mask must be .* each of the 4 rows .*bool\[3\]",
+        ),
+        (lambda key, probs: torch.ones(5, dtype=torch.bool), r"the draw's mask must be .*got torch.bool\[5\]"),
+        (lambda key, probs: probs, r"a draw gives Bool\[4\], and this one gave torch.float32; return mask.bool\(\)"),
+        (lambda key, probs: [True] * 4, "the draw's mask must be a tensor .* got a list"),
+    ],
+)
+def test_a_mask_that_does_not_fit_the_pool_is_refused(draw, words):
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2, draw=draw)
+    state = sifter.init(ps.key(0), torch.zeros(4))
+    with pytest.raises(ps.SiftError, match=words):
+        sifter.step(state, None, torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        (lambda x: x[:3], r"the column 'c' must be a tensor with one entry for each of the 4 rows .*float32\[3\]"),
+        (lambda x: x.sum(), r"the column 'c' must be .*got torch.float32\[\]"),
+        (lambda x: x.tolist(), "the column 'c' must be .*got a list"),
+    ],
+)
+def test_a_column_of_another_length_than_the_pool_is_refused(column, words):
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2, columns={"c": column})
+    state = sifter.init(ps.key(0), torch.zeros(4))
+    with pytest.raises(ps.SiftError, match=words):
+        sifter.step(state, None, torch.zeros(4))
+
+
+@pytest.mark.parametrize("field", ["probs", "weights"])
+def test_odds_of_another_length_than_the_pool_are_refused(field):
+    odds = ps.Odds(torch.ones(4), torch.ones(4))._replace(**{field: torch.ones(5)})
+    rule = ps.uniform(keep=1.0)._replace(select=lambda state, losses: (state, odds))
+    sifter = ps.sifter(None, rule, batch_size=2)
+    with pytest.raises(ps.SiftError, match=rf"the rule's {field} must be a tensor with one entry"):
+        sifter.step(sifter.init(ps.key(0), torch.zeros(4)), None, torch.zeros(4))
+
+
 def test_a_rule_that_looks_needs_a_score():
     with pytest.raises(ValueError, match="this rule looks at losses, so it needs a score"):
         ps.sifter(None, ps.top(keep=0.5), batch_size=2)
@@ -272,6 +347,90 @@ def test_later_batches_that_do_not_fit_are_refused(pool, words):
     sifter.step(state, None, {"x": torch.zeros(2, 3), "y": torch.zeros(2)})  # fewer rows are normal
     with pytest.raises(ValueError, match=words):
         sifter.step(state, None, pool)
+
+
+CUT = r"{} rows of the pool hold more than their padding past the length that length= \(or bucket=\) gives them"
+
+
+@pytest.mark.parametrize("name", ["length", "bucket"])
+def test_a_length_that_would_cut_content_is_refused(name):
+    short = lambda batch: mask_length(batch) - (mask_length(batch) > 4).long()  # noqa: E731
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2, pad=PADS, **{name: short})
+    state = sifter.init(ps.key(0), ragged([3, 2, 7, 5]))
+    with pytest.raises(ps.SiftError, match=CUT.format(2)):
+        sifter.step(state, None, ragged([3, 2, 7, 5]))
+    sifter.step(state, None, ragged([3, 2, 4, 1]))
+
+
+def test_where_lengths_cannot_be_read_the_signal_tells_the_stream():
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2, pad=PADS, length=lambda batch: mask_length(batch) - 1)
+    pool = ragged([3, 2, 7, 5])
+    compiled = sifter._replace(step=torch.compile(sifter.step, backend="eager"))
+    start = sifter.init(ps.key(0), pool)
+    stream = ps.sift(compiled, start, {}, [pool])
+    with pytest.raises(ps.SiftError, match=CUT.format(4)):
+        next(stream)
+    assert laws.equal(stream.state, start)
+
+
+def test_padding_of_the_callers_own_and_leaves_of_nothing_else_have_no_say_in_lengths():
+    """Ids that the collate function padded by 9, and token types that are 0 throughout."""
+    pool = ragged([3, 2, 7, 5])
+    pool["ids"] = torch.where(pool["mask"] == 0, 9, pool["ids"])
+    pool["types"] = torch.zeros_like(pool["ids"])
+    sifter = ps.sifter(
+        None, ps.uniform(keep=1.0), batch_size=2, pad={**PADS, "types": ps.Pad(0, 10)}, length=mask_length
+    )
+    state, _ = sifter.step(sifter.init(ps.key(0), pool), None, pool)
+    assert [batch["ids"].shape[1] for batch, _ in drain(sifter, state)[1]] == [3, 7]
+    pool["mask"][1] = 1  # and its length still says 2
+    sifter = ps.sifter(
+        None, ps.uniform(keep=1.0), batch_size=2, pad=PADS, length=lambda batch: torch.tensor([3, 2, 7, 5])
+    )
+    pool = {name: pool[name] for name in PADS}
+    with pytest.raises(ps.SiftError, match=CUT.format(1)):
+        sifter.step(sifter.init(ps.key(0), pool), None, pool)
+
+
+@pytest.mark.parametrize(
+    "length", [lambda batch: torch.tensor(3), lambda batch: batch["mask"].bool()[:, 0], lambda b: 3]
+)
+def test_a_length_that_is_not_one_a_row_is_refused(length):
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2, pad=PADS, length=length)
+    state = sifter.init(ps.key(0), ragged([3, 2]))
+    with pytest.raises(ps.SiftError, match=r"length= \(or bucket=\) must give a whole number a row, Int\[2\], got"):
+        sifter.step(state, None, ragged([3, 2]))
+
+
+@pytest.mark.parametrize("member", ["importance", "ranked", "hold", "relative-scale"])
+def test_an_empty_pool_is_a_pool_of_no_rows(member):
+    sifter = build(MEMBERS[member]().rule)
+    params, pool = ps.live(net(1))(), data(16).tensors
+    state, info = sifter.step(sifter.init(ps.key(0), pool), params, tuple(leaf[:0] for leaf in pool))
+    assert len(info.mask) == 0
+    assert int(state.step) == 1
+    laws.odds_are_odds(sifter.step(state, params, pool)[1].odds, 16)
+
+
+def test_leaves_on_the_meta_device_are_refused():
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2)
+    with pytest.raises(ps.SiftError, match=r"the leaves \['x'\] are on the meta device, where tensors have no values"):
+        sifter.init(ps.key(0), {"x": torch.zeros(4, device="meta")})
+    state = sifter.init(ps.key(0), {"x": torch.zeros(4)})
+    with pytest.raises(ps.SiftError, match=r"the leaves \['x'\] are on the meta device"):
+        sifter.step(state, None, {"x": torch.zeros(4, device="meta")})
+
+
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.uint16, torch.uint32, torch.complex64])
+def test_rows_of_rare_types_come_out_as_they_went_in(dtype, chunk, monkeypatch):
+    monkeypatch.setattr(chunks, "SIZE", chunk)
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=4, pad={"x": ps.Pad(0, 4)})
+    rows = torch.arange(24).reshape(8, 3).to(dtype)
+    state, _ = sifter.step(sifter.init(ps.key(0), {"x": rows}), None, {"x": rows})
+    got = [batch["x"] for batch, _ in drain(sifter, state)[1]]
+    assert torch.equal(torch.cat(got)[:, :3].view(torch.uint8), rows.view(torch.uint8))
+    assert {part.dtype for part in got} == {dtype}
 
 
 def test_an_empty_first_batch_is_refused():

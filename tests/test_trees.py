@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import puresift as ps
 from puresift import trees
+from tests import laws
 
 
 class Pair(NamedTuple):
@@ -88,3 +89,79 @@ def test_a_leaf_of_another_type_is_refused():
 def test_bad_pads_are_refused(pads, words):
     with pytest.raises(ValueError, match=words):
         trees.pad({"ids": torch.zeros(2, 3)}, pads)
+
+
+def test_keys_that_hold_the_separator_keep_their_own_leaves():
+    tree = {"a/b": torch.tensor(1), "a": {"b": torch.tensor(2)}, "a%2Fc": torch.tensor(3)}
+    again = trees.unflat(tree, trees.flat(tree))
+    assert laws.equal(again, tree)
+    assert [int(again["a/b"]), int(again["a"]["b"])] == [1, 2]
+    assert list(trees.flat({"x": {"y": torch.tensor(1)}})) == ["/x/y"], "other names are as they were"
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {1: torch.tensor(1), "1": torch.tensor(2)},
+        {"a:Pair": {"x": torch.tensor(1)}, "a": Pair(torch.tensor(1), torch.tensor(2))},
+        {"a/b": torch.tensor(1), "a%2Fb": torch.tensor(2)},
+    ],
+    ids=["number", "type", "escape"],
+)
+def test_two_leaves_of_one_name_are_refused(tree):
+    with pytest.raises(
+        ps.SiftError, match=r"two tensors of the state would both be named .*; rename a key of the batch"
+    ):
+        trees.flat(tree)
+
+
+def test_a_padding_that_names_two_leaves_is_refused():
+    batch = {"a/b": torch.zeros(2, 3), "a": {"b": torch.zeros(2, 3)}}
+    with pytest.raises(ps.SiftError, match="pad= names 'a/b', and two leaves of the batch have that name; rename"):
+        trees.pad(batch, {"a/b": ps.Pad(0, 5)})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "holds"),
+    [
+        (torch.int64, 0.5, False),
+        (torch.int64, float("nan"), False),
+        (torch.int64, float("-inf"), False),
+        (torch.uint8, -100, False),
+        (torch.bool, 2, False),
+        (torch.int8, -100, True),
+        (torch.bool, 1, True),
+        (torch.float16, 0.5, True),
+        (torch.int64, 7.0, True),
+    ],
+)
+def test_a_padding_that_its_leaf_cannot_hold_is_refused(dtype, value, holds):
+    batch, pads = {"t": torch.zeros(2, 3).to(dtype)}, {"t": ps.Pad(value, 4)}
+    if holds:
+        assert trees.pad(batch, pads)["t"][:, 3].tolist() == [value] * 2
+        return
+    with pytest.raises(
+        ps.SiftError, match=rf"leaf 't' is {dtype}, which cannot hold its padding value {value}; declare"
+    ):
+        trees.pad(batch, pads)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: torch.eye(3).to_sparse(), r"a sparse tensor, .*leaf\.to_dense\(\)"),
+        (lambda: torch.eye(3).to_sparse_csr(), r"a sparse tensor, .*leaf\.to_dense\(\)"),
+        (lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)]), "a nested tensor, .*to_padded_tensor"),
+        (
+            lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=torch.jagged),
+            "a nested tensor, .*to_padded_tensor",
+        ),
+        (lambda: torch.quantize_per_tensor(torch.rand(3), 0.1, 0, torch.quint8), "a quantized tensor, .*dequantize"),
+    ],
+    ids=["sparse", "csr", "nested", "jagged", "quantized"],
+)
+def test_leaves_whose_rows_cannot_be_kept_are_refused(make, words):
+    sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2)
+    with pytest.raises(ps.SiftError, match=words):
+        sifter.init(ps.key(0), {"x": torch.zeros(3), "odd": make()})

@@ -16,6 +16,11 @@ from torch import Tensor
 from puresift import trees
 from puresift.trees import unreadable
 
+# Types that indexing does not know, and those of the same size by which their rows are copied.
+_BYTES = {
+    **{getattr(torch, f"float8_{kind}"): torch.uint8 for kind in ("e4m3fn", "e5m2", "e4m3fnuz", "e5m2fnuz", "e8m0fnu")},
+    **{torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64},
+}
 SIZE = 8 << 20  # bytes of a chunk, at most, unless one row is larger
 
 
@@ -51,9 +56,9 @@ def map_leaves(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
 def gather(leaf: Tensor | Chunked, slots: Tensor) -> Tensor:
     """The rows in these slots, Int64[n] -> [n, ...]."""
     if not isinstance(leaf, Chunked):
-        return leaf.index_select(0, slots)
+        return _known(leaf).index_select(0, slots).view(leaf.dtype)
     if _fixed(leaf, slots):
-        return torch.cat(leaf.parts).index_select(0, slots)
+        return gather(torch.cat(leaf.parts), slots)
     size, runs = len(leaf.parts[0]), [[0, 0]]
     for slot in slots.tolist():
         if slot != runs[-1][1] or not slot % size:
@@ -65,9 +70,10 @@ def gather(leaf: Tensor | Chunked, slots: Tensor) -> Tensor:
 def scatter(leaf: Tensor | Chunked, slots: Tensor, rows: Tensor, source: Tensor) -> Tensor | Chunked:
     """The leaf with `rows[source]` in these slots, source and slots Int64[n]; a slot may repeat with the same row."""
     if not isinstance(leaf, Chunked):
-        return leaf.index_copy(0, slots, rows.index_select(0, source))
+        return _known(leaf).index_copy(0, slots, _known(rows).index_select(0, source)).view(leaf.dtype)
     if _fixed(leaf, slots):
-        joined = torch.cat(leaf.parts).index_copy(0, slots, rows.index_select(0, source))
+        joined = scatter(torch.cat(leaf.parts), slots, rows, source)
+        assert isinstance(joined, Tensor)
         return Chunked(joined.split(len(leaf.parts[0])))
     size, parts = len(leaf.parts[0]), list(leaf.parts)
     coming: dict[int, dict[int, int]] = {}
@@ -76,9 +82,16 @@ def scatter(leaf: Tensor | Chunked, slots: Tensor, rows: Tensor, source: Tensor)
     for number, places in coming.items():
         old = parts[number]
         parts[number] = part = torch.empty_like(old) if len(places) == len(old) else old.clone()
+        come, out = _known(rows), _known(part)
         for run in _neighbours(places):
-            torch.index_select(rows, 0, torch.tensor([places[place] for place in run]), out=part[run[0] : run[-1] + 1])
+            torch.index_select(come, 0, torch.tensor([places[place] for place in run]), out=out[run[0] : run[-1] + 1])
     return Chunked(tuple(parts))
+
+
+def _known(leaf: Tensor) -> Tensor:
+    """The same bytes, in a type that can be indexed."""
+    kind = _BYTES.get(leaf.dtype)
+    return leaf if kind is None else leaf.view(kind)
 
 
 def _neighbours(places: dict[int, int]) -> list[list[int]]:

@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from puresift import keys, trees
+from puresift import keys, settings, signals, trees
 from puresift.buffers import objects, ring
+from puresift.errors import ArgumentError, SiftError
 from puresift.types import Batch, Buffer, Key, Pad
 
 Lengths = Callable[[Batch], Tensor]  # batch -> Int[B], the length of each row
+
+
+def declared(pads: Mapping[str, Any]) -> dict[str, Pad]:
+    """The paddings by leaf, each checked to be one.
+
+    Raises:
+        SiftError: it is none, or its length is out of range.
+    """
+    if not isinstance(pads, Mapping):
+        raise ArgumentError(f"pad is {pads!r}; pass a ps.Pad by the name of each ragged leaf, or leave it out")
+    checked = {}
+    for name, pad in pads.items():
+        if not isinstance(pad, tuple) or len(pad) != 2:
+            raise ArgumentError(
+                f"pad={{{name!r}: {pad!r}}} is no padding; pass ps.Pad(value, length), as ps.Pad(0, 128)"
+            )
+        value: Any = settings.plain(pad[0])
+        if not isinstance(value, int | float):
+            raise ArgumentError(f"leaf {name!r} is padded by a number, got {value!r}; pass ps.Pad(value, length)")
+        checked[name] = Pad(value, settings.count(f"the length of the padded {name!r}", pad[1]))
+    return checked
 
 
 class Windows(NamedTuple):
@@ -37,6 +59,29 @@ class Windows(NamedTuple):
         """The batch as the buffer holds it: ragged rows padded, Python objects replaced by their serial numbers."""
         rows = trees.numbered(batch)
         return trees.pad(rows if device is None else trees.to(rows, device), self.pads)
+
+    def cut(self, rows: Batch) -> Tensor:
+        """Int64[]: how many of these padded rows have content past their `length`, which would be cut as they leave.
+
+        Content is where none of the padded leaves holds its padding; a leaf of nothing but padding has no say.
+
+        Raises:
+            SiftError: there are such rows, where that can be read for free (on the CPU, uncompiled); or lengths are not
+                one a row.
+        """
+        size, device = trees.batch_size(rows), trees.leaves(rows)[0].device
+        if self.length is None or not self.pads:
+            return torch.zeros((), dtype=torch.int64, device=device)
+        lengths = self.length(rows)
+        if not isinstance(lengths, Tensor) or lengths.shape != (size,) or lengths.dtype == torch.bool:
+            got = f"{lengths.dtype}{list(lengths.shape)}" if isinstance(lengths, Tensor) else type(lengths).__name__
+            raise SiftError(f"length= (or bucket=) must give a whole number a row, Int[{size}], got {got}")
+        filled = _filled(rows, self.pads)
+        past = torch.arange(filled.shape[1], device=device) >= lengths.clamp(min=1)[:, None]
+        cut = (filled & past).any(1).sum()
+        if cut.device.type == "cpu" and not trees.unreadable(cut > 0):
+            signals.uncut(int(cut))
+        return cut
 
     def widths(self, buffer: Buffer, key: Key) -> Tensor:
         """Int64[batches]: the longest row of each batch of the window, as they leave; Int64[0] where none is cut."""
@@ -81,6 +126,20 @@ class Windows(NamedTuple):
         # The shuffle must not change while the window leaves, so it depends only on the rows in the window.
         name = (lengths * torch.arange(1, self.rows + 1, device=lengths.device)).sum()
         return by_length(lengths, self.batch_size, keys.uniform(keys.fold_in(key, name), self.batches))
+
+
+def _filled(rows: Batch, pads: Mapping[str, Pad]) -> Tensor:
+    """Bool[B, L]: where no padded leaf holds its padding; leaves of nothing else, and shorter ones, have no say."""
+    named = {name: leaf for name, leaf in trees.named(rows) if name in pads}
+    width = max(leaf.shape[1] for leaf in named.values())
+    votes, said = [], []
+    for name, leaf in named.items():
+        value = pads[name].value
+        other = ~leaf.isnan() if value != value else leaf != value
+        other = other.flatten(2).any(2) if other.ndim > 2 else other
+        votes.append(torch.nn.functional.pad(other | ~other.any(), (0, width - leaf.shape[1]), value=True))
+        said.append(other.any())
+    return torch.stack(votes).all(0) & torch.stack(said).any()
 
 
 def by_length(lengths: Tensor, batch_size: int, shuffle: Tensor) -> Tensor:

@@ -103,8 +103,8 @@ def band(low: Number, *, high: Number, history: int = 1024) -> Rule:
         Lu Jiang, Zhengyuan Zhou, Thomas Leung, Li-Jia Li, Li Fei-Fei, "MentorNet: Learning Data-Driven Curriculum for
         Very Deep Neural Networks on Corrupted Labels", 2018.
     """
-    settings.share("low", low)
-    settings.fraction("high", high)
+    low = settings.share("low", low)
+    high = settings.fraction("high", high)
     settings.ordered(("low", low), ("high", high))
     return _between(low, high, settings.count("history", history))
 
@@ -150,8 +150,8 @@ def prune(ratio: Number = 0.5, *, history: int = 1024) -> Rule:
     References:
         Ziheng Qin et al., "InfoBatch: Lossless Training Speed Up by Unbiased Dynamic Data Pruning", 2024.
     """
-    settings.share("ratio", ratio)
-    settings.count("history", history)
+    ratio = settings.share("ratio", ratio)
+    history = settings.count("history", history)
 
     def select(state: CutState, losses: Losses, **columns: Any) -> tuple[CutState, Odds]:
         losses = losses.float()
@@ -199,8 +199,9 @@ def drop_top(rule: Rule, quantile: Number, *, history: int = 1024) -> Rule:
     References:
         Bo Han et al., "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels", 2018.
     """
-    settings.fraction("quantile", quantile)
-    settings.count("history", history)
+    settings.called("rule", rule, "select")
+    quantile = settings.fraction("quantile", quantile)
+    history = settings.count("history", history)
 
     def init() -> DropTopState:
         return DropTopState(rule.init(), *unseen(history))

@@ -63,11 +63,13 @@ def gate(rule: Rule, share: Number = 0.8, *, classes: int | None = None, back: N
         >>> guessing.probs, better.probs
         (tensor([1., 1.]), tensor([0., 1.]))
     """
-    settings.fraction("share", share)
-    settings.count("pools", pools)
+    settings.called("rule", rule, "select")
+    share = settings.fraction("share", share)
+    pools = settings.count("pools", pools)
     if classes is not None:
-        settings.count("classes", classes, least=2)
-    if not isinstance(back, Tensor) and not settings.nonnegative("back", back) >= 1:
+        classes = settings.count("classes", classes, least=2)
+    back = settings.nonnegative("back", back)
+    if not isinstance(back, Tensor) and not back >= 1:
         raise SiftError(f"back must be >= 1, or the gate would close as soon as it opens, got {back!r}")
 
     def init() -> GateState:
@@ -76,6 +78,8 @@ def gate(rule: Rule, share: Number = 0.8, *, classes: int | None = None, back: N
         return GateState(rule.init(), average, first, torch.zeros((), dtype=torch.int64), closed)
 
     def select(state: GateState, losses: Losses, **columns: Any) -> tuple[GateState, Odds]:
+        if not losses.shape[0]:  # an empty pool has no mean, and moves none
+            return state, Odds(losses.float(), losses.float())
         pool, count = mean(losses.float()), state.seen + 1
         rate = 1 / count.clamp(max=pools).double()  # a plain mean at first
         average = state.mean + rate * (pool - state.mean)

@@ -19,6 +19,14 @@ from puresift.types import Losses
 SORTED_UP_TO = 4096
 
 
+class ShortHistory(SiftError):
+    """A pool has more losses than the history."""
+
+    def __init__(self, size: int, length: int):
+        super().__init__(f"a pool of {size} losses does not fit a history of {length}; pass history={size} or more")
+        self.length = length
+
+
 class RelativeState(NamedTuple):
     """The last losses, in a ring."""
 
@@ -89,6 +97,8 @@ def _by_age(state: AgedState, losses: Losses) -> tuple[AgedState, Placed]:
 
 def _by_scale(state: ScaledState, losses: Losses) -> tuple[ScaledState, Placed]:
     size, rate = losses.shape[0], 8 / state.history.shape[0]
+    if not size:  # an empty pool has no mean, and moves none
+        return state, _by_history(RelativeState(state.history, state.seen), losses)[1]
     fade = math.exp(-rate * size)
     pool = losses.double()
     middle = mean(pool)
@@ -188,5 +198,5 @@ def slots(history: Tensor, seen: Tensor, losses: Losses) -> Tensor:
     """
     size, length = losses.shape[0], history.shape[0]
     if size > length:
-        raise SiftError(f"a pool of {size} losses does not fit a history of {length}; pass history={size} or more")
+        raise ShortHistory(size, length)
     return (seen + torch.arange(size, device=losses.device)) % length

@@ -45,13 +45,14 @@ def mix(*rules: Rule, shares: tuple[Number, ...] | list[Number] | None = None) -
         >>> rule.select(rule.init(), torch.tensor([1.0, 2.0]))[1].probs
         tensor([0.1000, 0.9000])
     """
+    for rule in rules:
+        settings.called("rule", rule, "select")
     if len(rules) < 2:
         raise SiftError(f"mix needs two rules or more, got {len(rules)}")
     parts = list(shares) if shares is not None else [1.0] * len(rules)
     if len(parts) != len(rules):
         raise SiftError(f"shares must have a number for each of the {len(rules)} rules, got {len(parts)}")
-    for part in parts:
-        settings.positive("each of shares", part)
+    parts = [settings.positive("each of shares", part) for part in parts]
     whole = sum(parts)
 
     def init() -> MixState:
@@ -100,7 +101,8 @@ def floor(rule: Rule, least: Number) -> Rule:
         >>> rule.select(rule.init(), torch.tensor([1.0, 2.0]))[1].probs
         tensor([0.1000, 1.0000])
     """
-    settings.fraction("least", least)
+    settings.called("rule", rule, "select")
+    least = settings.fraction("least", least)
 
     def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
         state, odds = rule.select(state, losses, **columns)
@@ -127,6 +129,7 @@ def by_error(rule: Rule) -> Rule:
         >>> rule.select(rule.init(), torch.tensor([0.1, 9.0, 9.5]))[1].probs
         tensor([0.0681, 0.7159, 0.7159])
     """
+    settings.called("rule", rule, "select")
 
     def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
         return rule.select(state, -torch.expm1(-losses.float().clamp(min=0)), **columns)
@@ -156,8 +159,9 @@ def by_root(rule: Rule) -> Rule:
         Angelos Katharopoulos, François Fleuret, "Not All Samples Are Created Equal: Deep Learning with Importance
         Sampling", 2018 (odds in proportion to the norm of the gradient).
     """
+    settings.called("rule", rule, "select")
 
     def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
-        return rule.select(state, losses.float().clamp(min=0).sqrt(), **columns)
+        return rule.select(state, losses.float().clamp(min=0).sqrt_(), **columns)
 
     return Rule(rule.init, select, rule.wants)

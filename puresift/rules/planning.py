@@ -36,7 +36,7 @@ def uniform(keep: Number) -> Rule:
         >>> rule.select(rule.init(), torch.zeros(2))[1].probs
         tensor([0.2500, 0.2500])
     """
-    settings.fraction("keep", keep)
+    keep = settings.fraction("keep", keep)
 
     def select(state: UniformState, losses: Losses, **columns: Any) -> tuple[UniformState, Odds]:
         ones = torch.ones_like(losses, dtype=torch.float32)
@@ -69,7 +69,8 @@ def hold(rule: Rule, keep: Number) -> Rule:
         >>> rule.select(rule.init(), torch.tensor([1.0, 2.0]))[1].probs
         tensor([0.1250, 0.3750])
     """
-    settings.fraction("keep", keep)
+    settings.called("rule", rule, "select")
+    keep = settings.fraction("keep", keep)
 
     def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
         after, odds = rule.select(state, losses, **columns)
@@ -93,6 +94,8 @@ def fill(scores: Tensor, total: Number) -> Tensor:
         Float32[B] in [0, 1].
     """
     size = scores.shape[0]
+    if not size:  # an empty pool has no largest row
+        return scores.float()
     total = (torch.zeros((), dtype=torch.float64, device=scores.device) + total).clamp(0, size)
     if size > SORTED_UP_TO and scores.device.type == "cpu" and not unreadable(total > 0):
         return _fill_large(scores, total)

@@ -73,9 +73,9 @@ def relative(
         exponent = 1 / settings.fraction("keep", keep) - 1
     elif beta is not None:
         exponent = settings.nonnegative("beta", beta, cure="keep = 1 / (1 + beta)")
-    settings.count("history", history)
+    history = settings.count("history", history)
     if sketch is not None:
-        settings.count("sketch", sketch, least=16)
+        sketch = settings.count("sketch", sketch, least=16)
     start, place = histories.choose(drift, history, sketch)
 
     def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
@@ -114,7 +114,7 @@ def top(keep: Number) -> Rule:
         Kenji Kawaguchi, Haihao Lu, "Ordered SGD: A New Stochastic Optimization Framework for Empirical Risk
         Minimization", 2020.
     """
-    settings.fraction("keep", keep)
+    keep = settings.fraction("keep", keep)
 
     def select(state: TopState, losses: Losses, **columns: Any) -> tuple[TopState, Odds]:
         losses, size = losses.float(), losses.shape[0]
@@ -172,7 +172,7 @@ def ranked(keep: Number) -> Rule:
         Angela H. Jiang et al., "Accelerating Deep Learning by Focusing on the Biggest Losers", 2019.
         The Mosaic ML Team, "Composer", 2021.
     """
-    settings.fraction("keep", keep)
+    keep = settings.fraction("keep", keep)
 
     def select(state: RankedState, losses: Losses, **columns: Any) -> tuple[RankedState, Odds]:
         losses, size = losses.float(), losses.shape[0]

@@ -47,8 +47,9 @@ def delay(rule: Rule, steps: int, *, every: int | None = None) -> Rule:
         >>> first.probs, second.probs
         (tensor([1.]), tensor([0.5000]))
     """
-    settings.count("steps", steps, least=0)
-    if every is not None and settings.count("every", every) <= steps:
+    settings.called("rule", rule, "select")
+    steps = settings.count("steps", steps, least=0)
+    if every is not None and (every := settings.count("every", every)) <= steps:
         raise SiftError(f"every must be larger than steps, or nothing is sifted, got steps={steps}, every={every}")
 
     def on(seen: Tensor) -> Tensor:
@@ -99,11 +100,13 @@ def interrupt(rule: Rule, *, pools: int, start: Number = 0.5, end: Number = 0.9,
     References:
         The Mosaic ML Team, "Composer", 2021.
     """
-    settings.count("pools", pools)
-    settings.level("start", start)
-    settings.level("end", end)
+    settings.called("rule", rule, "select")
+    pools = settings.count("pools", pools)
+    start = settings.level("start", start)
+    end = settings.level("end", end)
     settings.ordered(("start", start), ("end", end))
-    if settings.count("every", every, least=0) == 1:
+    every = settings.count("every", every, least=0)
+    if every == 1:
         raise SiftError("every=1 would hand every pool through; give 0 for no breaks, or 2 and more")
 
     def on(seen: Tensor) -> Tensor:
@@ -214,10 +217,10 @@ def ramp(first: Number, *, last: Number | None = None, pools: int, full: Number 
         eighth on full data).
     """
     final = first if last is None else last
-    settings.fraction("first", first)
-    settings.fraction("last", final)
-    settings.count("pools", pools)
-    settings.share("full", full)
+    first = settings.fraction("first", first)
+    final = settings.fraction("last", final)
+    pools = settings.count("pools", pools)
+    full = settings.share("full", full)
 
     def schedule(seen: Tensor) -> Tensor:
         time = seen.double() / pools

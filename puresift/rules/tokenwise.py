@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from puresift import settings
 from puresift.errors import SiftError
 from puresift.types import Draw, Key, Losses, Rule
 
@@ -50,6 +51,7 @@ def tokens(rule: Rule, *, draw: Draw | None = None) -> TokenSelect:
     References:
         Zhenghao Lin et al., "Rho-1: Not All Tokens Are What You Need", 2024.
     """
+    settings.called("rule", rule, "select")
 
     def select(state: Any, key: Key, losses: Losses, mask: Tensor) -> tuple[Any, Tensor]:
         if losses.ndim != 2 or losses.shape != mask.shape:

@@ -11,7 +11,7 @@ from puresift import settings
 from puresift.errors import SiftError
 from puresift.order import SORTED_UP_TO, mean
 from puresift.rules.columns import MissingColumn
-from puresift.rules.histories import remember, unseen
+from puresift.rules.histories import ShortHistory, remember, unseen
 from puresift.rules.planning import always, fill
 from puresift.settings import Number
 from puresift.trees import unreadable
@@ -68,9 +68,9 @@ def importance(keep: Number, *, floor: Number = 0.1, bias: Number = 1.0, history
         Angelos Katharopoulos, François Fleuret, "Not All Samples Are Created Equal: Deep Learning with Importance
         Sampling", 2018.
     """
-    settings.fraction("keep", keep)
-    settings.level("floor", floor)
-    settings.nonnegative("bias", bias)
+    keep = settings.fraction("keep", keep)
+    floor = settings.level("floor", floor)
+    bias = settings.nonnegative("bias", bias)
     if history is not None:
         return _by_mean(keep, floor, bias, settings.count("history", history))
 
@@ -81,7 +81,7 @@ def importance(keep: Number, *, floor: Number = 0.1, bias: Number = 1.0, history
             scores if size > SORTED_UP_TO else scores.double()
         )  # of very many, copies would cost more than the sums
         average = mean(scores)
-        relative = (scores + (average <= 0)) / torch.where(average > 0, average, 1.0)  # 1 where all are 0
+        relative = scores.add_(average <= 0).div_(torch.where(average > 0, average, 1.0))  # 1 where all are 0
         mixed = (1 - floor) * relative + floor if isinstance(floor, Tensor) else relative.mul_(1 - floor).add_(floor)
         probs = fill(mixed, keep * size)
         return state, Odds(probs, _weights(keep, probs, bias))
@@ -157,11 +157,12 @@ def unbiased(rule: Rule, *, keep: Number | None = None, clip: Number | None = No
         Angelos Katharopoulos, François Fleuret, "Not All Samples Are Created Equal: Deep Learning with Importance
         Sampling", 2018.
     """
+    settings.called("rule", rule, "select")
     if keep is not None:
-        settings.fraction("keep", keep)
+        keep = settings.fraction("keep", keep)
     if clip is not None:
-        settings.positive("clip", clip)
-    settings.nonnegative("exponent", exponent)
+        clip = settings.positive("clip", clip)
+    exponent = settings.nonnegative("exponent", exponent)
     if _gives_up_rows(rule):
         raise SiftError(
             "this rule gives some rows p = 0, and no weight makes up for rows that are never kept; give each p > 0 "
@@ -189,17 +190,19 @@ def unbiased(rule: Rule, *, keep: Number | None = None, clip: Number | None = No
     return Rule(init, select, wants)
 
 
-def _gives_up_rows(rule: Rule) -> bool:
+def _gives_up_rows(rule: Rule, rows: int = 8) -> bool:
     """Whether some row of a few difficult test pools gets p = 0; False where that cannot be read."""
-    ramp = torch.arange(8.0)
+    ramp = torch.arange(float(rows))
     state, columns = rule.init(), dict[str, Tensor]()
-    for pool in (ramp, torch.zeros(8), 2.0**ramp, ramp - 4, ramp):
+    for pool in (ramp, torch.zeros(rows), 2.0**ramp, ramp - rows // 2, ramp):
         while True:
             try:
                 state, odds = rule.select(state, pool, **columns)
                 break
             except MissingColumn as missing:
-                columns[missing.name] = torch.zeros(8, dtype=torch.int64)
+                columns[missing.name] = torch.zeros(rows, dtype=torch.int64)
+            except ShortHistory as short:  # such a rule meets no larger pool
+                return _gives_up_rows(rule, short.length)
         lost = (odds.probs == 0).any()
         if not unreadable(lost) and bool(lost):
             return True

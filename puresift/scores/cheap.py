@@ -73,9 +73,12 @@ def chunked(
         >>> total({}, torch.ones(5, 3))
         tensor([3., 3., 3., 3., 3.])
     """
-    settings.count("size", size)
+    size = settings.count("size", size)
     if (length is None) != (pad is None):
         raise SiftError("give length= and pad= together: one says how long rows are, the other which leaves to cut")
+
+    def one(params: Params, piece: Batch) -> Losses:
+        return score(params, piece).clone()  # the score may write its next answer over this one
 
     def pieces(params: Params, batch: Batch) -> Losses:
         batch = trees.plain(batch)
@@ -84,12 +87,12 @@ def chunked(
         if length is None or pad is None:
             if rows <= size:
                 return score(params, batch)
-            return torch.cat([score(params, trees.index(batch, slice(at, at + size))) for at in starts])
+            return torch.cat([one(params, trees.index(batch, slice(at, at + size))) for at in starts])
         lengths, order = length(batch).sort(stable=True)
         ordered = trees.index(batch, order)
         widest = lengths[[min(at + size, rows) - 1 for at in starts]].tolist()
         losses = [
-            score(params, trees.trim(trees.index(ordered, slice(at, at + size)), pad, max(width, 1)))
+            one(params, trees.trim(trees.index(ordered, slice(at, at + size)), pad, max(width, 1)))
             for at, width in zip(starts, widest, strict=True)
         ]
         return torch.cat(losses)[torch.argsort(order)]
@@ -123,7 +126,7 @@ def truncated(score: ScoreFn, width: int, *, pad: Mapping[str, Pad]) -> ScoreFn:
     References:
         Angela H. Jiang et al., "Accelerating Deep Learning by Focusing on the Biggest Losers", 2019: cheaper selection.
     """
-    settings.count("width", width)
+    width = settings.count("width", width)
     if not pad:
         raise SiftError('pad must name the leaves to cut, such as {"input_ids": ps.Pad(0, 64)}')
 

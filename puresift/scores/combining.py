@@ -135,7 +135,7 @@ def reducible(
     if isinstance(reference, Tensor):
         if size is None:
             raise SiftError("a table of irreducible losses needs size=len(dataset), to be checked against")
-        settings.count("size", size)
+        size = settings.count("size", size)
         if reference.shape != (size,):
             raise SiftError(
                 f"the table must hold one irreducible loss for each of the {size} samples, shape [{size}], "
@@ -148,6 +148,7 @@ def reducible(
     def apply(state: Any, params: Params, batch: Batch) -> tuple[Any, Losses]:
         state, losses = inner.apply(state, params, batch)
         if not isinstance(reference, Tensor):
+            losses = losses.clone()  # the reference may be the same score, writing its answer over this one
             return state, losses - reference(batch)
         ids = checked(ids_of(id(batch), batch, reference), reference.shape[0])
         return state, losses - reference[ids].to(losses.device)
@@ -164,8 +165,12 @@ def _combined(scores: Any, formula: Callable[[list[Losses]], Losses]) -> Score:
         return CombinedState(tuple(part.init() for part in parts))
 
     def apply(state: CombinedState, params: Params, batch: Batch) -> tuple[CombinedState, Losses]:
-        answers = [part.apply(inner, params, batch) for part, inner in zip(parts, state.parts, strict=True)]
-        return CombinedState(tuple(inner for inner, _ in answers)), formula([losses for _, losses in answers])
+        after, answers = [], []
+        for part, inner in zip(parts, state.parts, strict=True):
+            inner, losses = part.apply(inner, params, batch)
+            after.append(inner)
+            answers.append(losses.clone())  # the parts may share a score that writes its next answer over this one
+        return CombinedState(tuple(after)), formula(answers)
 
     def observe(state: CombinedState, batch: Batch, losses: Losses) -> CombinedState:
         fed = zip(parts, state.parts, strict=True)

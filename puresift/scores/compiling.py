@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import types
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from puresift import settings, trees
+from puresift.scores.guarding import asked, watched
+from puresift.scores.model import Twin, given
 from puresift.types import Batch, Losses, Pad, Params, ScoreFn
 
 _GRAPHS = ("reduce-overhead", "max-autotune")  # the modes that record CUDA graphs, one for each shape
+_MAKERS = [f"puresift.scores.{name}" for name in ("cheap", "combining", "compiling", "logits", "losses")]  # of scores
 _FRAMES = 64  # recompile limit per score; torch's own is 8, after which it silently runs uncompiled
 
 
@@ -70,6 +76,7 @@ def compiled(
     limits: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": _FRAMES} if apart else {}
     shapes = None if dynamic else False  # not True, which would make the parameters' sizes dynamic too
     run: ScoreFn = torch.compile(score, dynamic=shapes, mode=mode, backend=backend, **limits)
+    twins = _twins(score)
 
     def rung(size: int) -> int:
         return max(2, -(-size // step) * step)
@@ -98,14 +105,53 @@ def compiled(
         rows = trees.batch_size(batch)
         if rows == 0:
             return score(params, batch)
+        given(params)
         params = dict(params() if callable(params) else params)
-        with torch.no_grad():
+        with torch.no_grad(), ExitStack() as watch:
+            for twin in twins:  # here, as a graph cannot
+                twin.follow(params)
+                if asked():
+                    watch.enter_context(watched(twin.source(), twin.model, twin.hooks))
             if graphs:
                 torch.compiler.cudagraph_mark_step_begin()  # the last call's output may be overwritten
             losses = run(params, ready(_widened(batch, pad or {}, rung), rows))[:rows]
             return losses.clone() if graphs else losses
 
     return call
+
+
+def _twins(score: Any) -> list[Twin]:
+    """The copies of models that a score runs, found in what its functions hold and call."""
+    found: list[Twin] = []
+    waiting, seen = [score], set()
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        if isinstance(part, Twin):
+            found.append(part)
+        waiting += _held(part)
+    return found
+
+
+def _held(part: Any) -> list[Any]:
+    """What a callable or a list of them holds: where it may find a score."""
+    if isinstance(part, types.FunctionType):
+        empty = types.CellType()
+        cells = [cell.cell_contents for cell in part.__closure__ or () if cell != empty]
+        named = [part.__globals__.get(name) for name in part.__code__.co_names]
+        ours = {part.__module__, *_MAKERS}  # to look into all that is named would lead through torch
+        return cells + [value for value in named if getattr(value, "__module__", None) in ours]
+    if isinstance(part, types.MethodType):
+        return [part.__self__, part.__func__, *getattr(part.__self__, "__dict__", {}).values()]
+    if isinstance(part, partial):
+        return [part.func, *part.args, *part.keywords.values()]
+    if isinstance(part, tuple | list):
+        return [*part] if len(part) < _FRAMES else []
+    if callable(part) and not isinstance(part, (torch.nn.Module, type)):
+        return [*getattr(part, "__dict__", {}).values()]
+    return []
 
 
 def _widened(batch: Batch, pads: Mapping[str, Pad], rung: Callable[[int], int]) -> Batch:

@@ -11,7 +11,8 @@ from torch.func import grad, vmap
 
 from puresift import settings, trees
 from puresift.errors import SiftError
-from puresift.scores.model import Twin, per_row, unwrap
+from puresift.scores.copies import unwrap
+from puresift.scores.model import Twin, per_row
 from puresift.types import Batch, Losses, Params, Score, ScoreFn
 
 Loss = Callable[[Any, Batch], Losses]  # loss(model, batch) -> Float[B]: the one thing a user writes
@@ -25,18 +26,25 @@ def batched(model: nn.Module, loss: Loss) -> ScoreFn:
     """The per-sample loss from one batched forward: the default score.
 
     It runs an eval-mode copy of the model on the tensors that are passed in: the model stays in train mode, BatchNorm
-    statistics, hooks and the global RNG are unchanged, and no gradient is recorded.
+    statistics, hooks and the global RNG are unchanged, and no gradient is recorded. The copy follows the model: modules
+    that are replaced, ties, and plain attributes (numbers, tensors, containers of them) are taken over before each
+    score, unless the forward itself sets them; under a torch.compile other than `ps.compiled` they stay as traced.
+
+    Forward hooks are left out, with a warning: they belong to the training forward.
 
     Args:
         model: any module; DDP and compile wrappers are removed.
-        loss: `loss(model, batch)`, Float[B], one per row. It may call the model twice, its methods or submodules.
+        loss: `loss(model, batch)`, Float[B] or Float[B, 1], one per row. It may call the model twice, its methods or
+            submodules, but those of its argument alone. The first score, and the first of each stream, refuses a loss
+            that runs the live model, changes a mode or a gradient, or writes to what it is given.
 
     Returns:
         `score(params, batch)`, Float[B]; params are all parameters and buffers by name, as `ps.live(model)` gives them.
 
     Raises:
-        SiftError: the model cannot be copied or computes its weights in hooks; when called, parameters are missing or
-            unknown, or the loss does not give one floating-point number per row.
+        SiftError: the model cannot be copied, or computes its weights in hooks; when called,
+            parameters are missing or unknown, or the loss does not give one floating-point number per row. A hook that
+            may change what passes, as far as its code tells, is warned of.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -82,8 +90,9 @@ def per_sample(model: nn.Module, loss: Loss) -> ScoreFn:
         rows = trees.plain(batch)
 
         def one(row: Batch) -> Tensor:
-            return _single(twin.call(params, trees.map_leaves(lambda leaf: leaf[None], row)))
+            return _single(twin.run(params, trees.map_leaves(lambda leaf: leaf[None], row)))
 
+        twin.check(params)
         with torch.no_grad():
             return per_row(vmap(one)(rows), trees.batch_size(rows))
 
@@ -119,7 +128,7 @@ def grad_norm(model: nn.Module, loss: Loss, *, only: Callable[[str], bool] | Non
         Mansheej Paul, Surya Ganguli, Gintare Karolina Dziugaite, "Deep Learning on a Data Diet: Finding Important
         Examples Early in Training", 2021.
     """
-    settings.count("chunk", chunk)
+    chunk = settings.count("chunk", chunk)
     parameters = dict(unwrap(model).named_parameters())
     learnt = [name for name, p in parameters.items() if (only(name) if only else p.requires_grad)]
     if not learnt:
@@ -130,7 +139,7 @@ def grad_norm(model: nn.Module, loss: Loss, *, only: Callable[[str], bool] | Non
         rows = trees.plain(batch)
 
         def one(some: Params, row: Batch) -> Tensor:
-            return _single(twin.call({**params, **some}, trees.map_leaves(lambda leaf: leaf[None], row)))
+            return _single(twin.run({**params, **some}, trees.map_leaves(lambda leaf: leaf[None], row)))
 
         twin.check(params)
         with torch.no_grad():

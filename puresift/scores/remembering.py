@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from puresift import settings, trees
+from puresift import settings, tables, trees
 from puresift.errors import SiftError
 from puresift.ids import Ids, by_id, checked, facts, ids_of, newest, refuse
 from puresift.scores.losses import lift
+from puresift.tables import Table
 from puresift.types import Batch, Losses, Params, Score, ScoreFn
 
 
 class RememberedState(NamedTuple):
     """The last known loss of each sample, and its age."""
 
-    losses: Tensor  # Float[size], NaN where missing
-    ages: Tensor  # Int64[size], visits since the loss was taken
+    losses: Tensor | Table  # Float[size], NaN where missing
+    ages: Tensor | Table  # Int64[size], visits since the loss was taken
 
 
 def remembered(score: ScoreFn, size: int, *, every: int, id: Ids = by_id, gather: bool = True) -> Score:
@@ -61,8 +62,8 @@ def remembered(score: ScoreFn, size: int, *, every: int, id: Ids = by_id, gather
         Ilya Loshchilov, Frank Hutter, "Online Batch Selection for Faster Training of Neural Networks", 2015.
         Angela H. Jiang et al., "Accelerating Deep Learning by Focusing on the Biggest Losers", 2019: its stale variant.
     """
-    settings.count("size", size)
-    settings.count("every", every)
+    size = settings.count("size", size)
+    every = settings.count("every", every)
     if isinstance(score, Score):
         raise SiftError(
             "remembered takes a plain score, and this one remembers itself; put remembered innermost, "
@@ -70,13 +71,14 @@ def remembered(score: ScoreFn, size: int, *, every: int, id: Ids = by_id, gather
         )
 
     def init() -> RememberedState:
-        return RememberedState(torch.full((size,), torch.nan), torch.zeros(size, dtype=torch.int64))
+        losses, ages = torch.full((size,), torch.nan), torch.zeros(size, dtype=torch.int64)
+        return RememberedState(tables.table(losses), tables.table(ages))
 
     def apply(state: RememberedState, params: Params, batch: Batch) -> tuple[RememberedState, Losses]:
-        ids = ids_of(id(batch), batch, state.losses)
+        ids = ids_of(id(batch), batch, tables.settled(state.losses))
         ids = ids if gather else checked(ids, size)
         at = ids.clamp(0, size - 1)  # safe to index with before the ids are checked below
-        known, ages = state.losses[at], state.ages[at] + 1
+        known, ages = tables.read(state.losses, at), tables.read(state.ages, at) + 1
         stale = known.isnan() | (ages > every)
         count, rows = len(ids), None
         if gather and count:
@@ -93,8 +95,8 @@ def remembered(score: ScoreFn, size: int, *, every: int, id: Ids = by_id, gather
         return _written(state, ids, losses, ages), losses
 
     def observe(state: RememberedState, batch: Batch, losses: Losses) -> RememberedState:
-        ids = checked(ids_of(id(batch), batch, state.losses), size)
-        return _written(state, ids, losses, _first_age(ids, state.losses[ids]))
+        ids = checked(ids_of(id(batch), batch, tables.settled(state.losses)), size)
+        return _written(state, ids, losses, _first_age(ids, tables.read(state.losses, ids)))
 
     def _first_age(ids: Tensor, known: Tensor) -> Tensor:
         return torch.where(known.isnan(), ids % every, 0)
@@ -140,8 +142,8 @@ def change(score: ScoreFn | Score, size: int, *, order: int = 2, id: Ids = by_id
     References:
         Suqin Yuan et al., "Instance-dependent Early Stopping", 2025.
     """
-    settings.count("size", size)
-    if order not in (1, 2):
+    size = settings.count("size", size)
+    if isinstance(order, bool) or order not in (1, 2):
         raise SiftError(f"order must be 1 or 2, the first or the second difference, got {order!r}")
     inner = lift(score)
 
@@ -170,4 +172,4 @@ def change(score: ScoreFn | Score, size: int, *, order: int = 2, id: Ids = by_id
 def _written(state: RememberedState, ids: Tensor, losses: Losses, ages: Tensor) -> RememberedState:
     """The table with new rows, the last of each id; non-finite losses count as missing."""
     losses = torch.where(losses.isfinite(), losses, torch.nan)[newest(ids)]
-    return RememberedState(state.losses.index_copy(0, ids, losses), state.ages.index_copy(0, ids, ages))
+    return RememberedState(tables.write(state.losses, ids, losses), tables.write(state.ages, ids, ages))

@@ -103,8 +103,8 @@ def governor(
     for name, value in (("budget", budget), ("rate", rate)):
         if isinstance(value, Tensor):
             raise SiftError(f"{name} must be a plain number, as decisions are made on the host; pass float({name})")
-        settings.fraction(name, value)
-    settings.count("warmup", warmup, least=0)
+    budget, rate = (float(settings.fraction(name, value)) for name, value in (("budget", budget), ("rate", rate)))
+    warmup = settings.count("warmup", warmup, least=0)
     if bar not in ("full", "shortened"):
         raise SiftError(f'bar must be "full" or "shortened", got {bar!r}')
     full = bar == "full"

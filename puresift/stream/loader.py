@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from puresift import checkpoint, keys, sifters, trees
+from puresift.buffers import example
 from puresift.data.pools import set_epoch
 from puresift.distributed import lockstep
 from puresift.distributed.ranks import rank_key
 from puresift.distributed.saving import stamped, unstamped
-from puresift.errors import ArgumentError, MomentError, SiftError
+from puresift.errors import MomentError, SiftError
+from puresift.settings import called
+from puresift.stream import given
 from puresift.stream.governors import Governor
 from puresift.stream.places import PREFIX, Place, wrapped
+from puresift.stream.runs import Run
+from puresift.stream.shares import Shares
 from puresift.stream.stream import Stream, sift
 from puresift.stream.weights import Handout
 from puresift.types import Batch, Info, Key, Losses, Params, Rule, Score, ScoreFn, SiftState
 
-_SETTINGS = [  # those of `ps.sifter`, except the batch size
-    name
-    for name, parameter in inspect.signature(sifters.sifter).parameters.items()
-    if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name != "batch_size"
-]
+_WAY_ON = "loader.load_state_dict(loader.state_dict()) goes on where it stood; a next pass alone leaves out the rest"
 
 
 class SiftingDataLoader(Iterable[Any]):
@@ -48,7 +48,9 @@ class SiftingDataLoader(Iterable[Any]):
             name puts them into dict batches, True yields (batch, weights).
         governor: as in `ps.sift`; it measures again in each pass.
         in_step: whether a pass ends on all ranks together, when the shortest has no batch left; for DDP.
-        settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite.
+        settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite. With
+            pad="auto" the entries that tokenizers make (input_ids, attention_mask, labels and so on) may have another
+            length in each batch: they are padded as far as needed, and rows leave cut to the longest of their batch.
 
     Attributes: `loader`, `batch_size`, `epoch` (of the current or the next pass), `state` (the newest), `info` (that
     of the batch last yielded; after a pass, of the pools read since) and `weights` (of the batch last yielded).
@@ -83,13 +85,21 @@ class SiftingDataLoader(Iterable[Any]):
         in_step: bool = False,
         **settings: Any,
     ):
-        _check(loader, params, settings)
-        self.batch_size = _batch_size(loader) if batch_size is None else batch_size
+        if isinstance(loader, SiftingDataLoader) or isinstance(wrapped(loader), SiftingDataLoader):
+            raise SiftError("this loader is sifted already; wrap the loader inside of it, once")
+        given.check(loader, params, settings)
+        self.batch_size = given.batch_size(loader) if batch_size is None else batch_size
         self._params, self._governor = params, governor
-        self._key = rank_key(keys.key(0) if key is None else key)
+        if governor is not None:
+            called("governor", governor, "decide")
+        self._key = rank_key(keys.key(0) if key is None else keys.checked(key))
         self._in_step = in_step
         self._handout = Handout(weights)
-        self._build = lambda size: sifters.sifter(score, rule, batch_size=size, **settings)
+        self._ragged = given.ragged(loader, settings)
+        self._shares = Shares()
+        self._build = lambda size: sifters.sifter(
+            score, rule, batch_size=size, **(self._ragged.settings(settings) if self._ragged else settings)
+        )
         self._sifter = self._build(
             1 if self.batch_size is None else self.batch_size
         )  # settings are checked now, even if the size comes later
@@ -100,7 +110,7 @@ class SiftingDataLoader(Iterable[Any]):
         self._began = 0  # pools read before this pass
 
     def __iter__(self) -> Iterator[Any]:
-        return lockstep.in_step(self._pass()) if self._in_step else self._pass()
+        return Run(lockstep.in_step(self._pass()) if self._in_step else self._pass(), _WAY_ON)
 
     @property
     def loader(self) -> Any:
@@ -153,7 +163,8 @@ class SiftingDataLoader(Iterable[Any]):
         counted, and skipped on resume in the same order, shuffled or not.
         """
         read = int(self.state.step) - self._began if self._open else None
-        return stamped({**checkpoint.state_dict(self.state), **self._place.state_dict(read)})
+        ragged = self._ragged.state_dict() if self._ragged else {}
+        return stamped({**checkpoint.state_dict(self.state), **self._place.state_dict(read), **ragged})
 
     def load_state_dict(self, flat: Mapping[str, Any]) -> None:
         """Resume with the next `iter()` where `flat` was taken, bit for bit.
@@ -166,7 +177,11 @@ class SiftingDataLoader(Iterable[Any]):
         flat = unstamped(flat)
         self._place.check(flat)
         sifting = {name: value for name, value in flat.items() if not name.startswith(PREFIX)}
-        state = checkpoint.load_state_dict(self._ready(), sifting)
+        state = checkpoint.load_state_dict(self._like(flat), sifting)
+        if self._ragged is not None:
+            assert self.batch_size is not None
+            self._ragged.load_state_dict(flat)
+            self._sifter = self._build(self.batch_size)
         self._open = False
         self._place.load_state_dict(flat)
         self._state, self._stream = state, None
@@ -183,8 +198,9 @@ class SiftingDataLoader(Iterable[Any]):
         state = self.state
         self._began = int(state.step) - skip
         ahead = not self._place.stateful
+        pools = self._fitting(pools)
         stream = sift(self._sifter, state, self._params, pools, skip=0, governor=self._governor, ahead=ahead)
-        self._stream, self._open = stream, True
+        self._stream, self._open, stream.shares = stream, True, self._shares
         for sifted in stream:
             if len(sifted.info.losses):  # a pool was read since, so all work queued before it is done
                 self._handout.settle()
@@ -201,6 +217,22 @@ class SiftingDataLoader(Iterable[Any]):
             raise SiftError("the loader gave no batch in this pass; pass an iterable that can be iterated again")
         self._leave(self.epoch + 1)
 
+    def _fitting(self, pools: Iterator[Batch]) -> Iterator[Batch]:
+        """The pools; before one of longer rows, the state is made to hold them."""
+        for batch in pools:
+            if self._ragged is not None:
+                batch = trees.plain(batch)
+                if self._ragged.wider(batch, example(self.state.buffer)):
+                    assert self._stream is not None and self.batch_size is not None
+                    self._sifter = self._build(self.batch_size)
+                    self._stream.change(self._sifter, self._ragged.widened(self.state))
+            yield batch
+
+    def _like(self, flat: Mapping[str, Any]) -> SiftState:
+        """A state such as the saved one."""
+        state = self._ready()
+        return state if self._ragged is None else self._ragged.template(state, flat)
+
     def _leave(self, epoch: int) -> None:
         self._open = False
         self._place.leave(epoch)
@@ -216,22 +248,3 @@ class SiftingDataLoader(Iterable[Any]):
             self.batch_size = trees.batch_size(trees.plain(first))
             self._sifter = self._build(self.batch_size)
         return self._sifter.init(self._key, first)
-
-
-def _check(loader: Any, params: Any, settings: Mapping[str, Any]) -> None:
-    if isinstance(loader, SiftingDataLoader) or isinstance(wrapped(loader), SiftingDataLoader):
-        raise SiftError("this loader is sifted already; wrap the loader inside of it, once")
-    if isinstance(loader, Iterator) or not isinstance(loader, Iterable):
-        kind = "a one-shot iterator" if isinstance(loader, Iterator) else f"a {type(loader).__name__}"
-        raise SiftError(f"the loader is {kind}; pass an iterable that can be iterated again, such as a DataLoader")
-    if isinstance(params, nn.Module):
-        raise SiftError("params is a model; pass params=ps.live(model), which reads its parameters at each use")
-    if not callable(params) and not isinstance(params, Mapping):
-        raise SiftError(f"params is a {type(params).__name__}; pass ps.live(model), a callable or a mapping")
-    if unknown := sorted(settings.keys() - set(_SETTINGS)):
-        raise ArgumentError(f"there is no setting {', '.join(unknown)}; those of the sifter are {', '.join(_SETTINGS)}")
-
-
-def _batch_size(loader: Any) -> int | None:
-    size = getattr(loader, "batch_size", None) or getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
-    return size if isinstance(size, int) else None

@@ -8,12 +8,16 @@ from typing import NamedTuple
 
 import torch
 
-from puresift import settings, trees
+from puresift import settings, signals, trees
 from puresift.buffers.ring import full
 from puresift.data.pools import Ahead, epochs, read, size
-from puresift.errors import SiftError
+from puresift.errors import MomentError, SiftError
 from puresift.infos import join
+from puresift.scores.guarding import Guard
+from puresift.scores.model import given
 from puresift.stream.governors import Governor
+from puresift.stream.runs import Run
+from puresift.stream.shares import Shares
 from puresift.stream.timing import Watch
 from puresift.types import Batch, Info, Losses, Params, Sifted, Sifter, SiftState
 
@@ -40,7 +44,9 @@ def sift(
         state: from `sifter.init`, a yielded one, or the `state` of a stream that ended.
         params: `ps.live(model)`, or a zero-argument callable that gives the newest parameters, or a fixed mapping.
         loader: an iterable of batches, moved to the device of the parameters as they come.
-        skip: pools to skip first. By default `state.step`, modulo the loader's length unless it is `ps.epochs`.
+        skip: pools to skip first. By default `state.step`, modulo the loader's length unless it is `ps.epochs`: a state
+            that has read the whole of a plain loader begins its next pass. For a loader that is read once, pass
+            skip=int(state.step) or wrap it as `ps.epochs(loader, 1)`; such a state then has nothing left to read.
         governor: `ps.governor()`, to keep whole pools unscored while sifting does not pay. What is kept then depends
             on the clock, and a resumed stream measures again; infos have "sifting", "phi" and "reading", per pool.
         clock: the governor's clock, in seconds; by default CUDA events on CUDA, and `time.perf_counter` elsewhere.
@@ -52,7 +58,8 @@ def sift(
 
     Raises:
         SiftError: here, when the place in an unsized loader is unknown; while running, when a loss is not
-            finite (with nonfinite="raise"), a batch does not fit, or the loader ends before it gave a batch.
+            finite (with nonfinite="raise"), a batch does not fit, or the loader ends before it gave a batch. After an
+            error, in the loader or a score too, each further call raises; `stream.state` holds what was read before.
 
     Example:
         >>> import puresift as ps
@@ -71,6 +78,9 @@ def sift(
                 f"if it already stands where it should, or skip={begun} to pass over what was read"
             )
         skip = begun % length if length else begun
+    if governor is not None:
+        settings.called("governor", governor, "decide")
+    given(params)
     if clock is not None and governor is None:
         raise SiftError("clock= is read by a governor alone; pass governor=ps.governor() with it")
     return Stream(sifter, state, params, loader, settings.count("skip", skip, least=0), governor, clock, ahead)
@@ -96,9 +106,12 @@ class Stream(Iterator[Sifted]):
         self._sifter, self._loader, self._skip = sifter, loader, skip
         self._governor, self._clock, self._ahead = governor, clock, ahead
         self._params = params if callable(params) else lambda: params
+        self._guard = Guard(params)  # of the first pool that is scored
         self._batch: Batch = None
         self._infos: list[Info] = []
-        self._run = self._generate()
+        self.shares = Shares()  # a loop of several streams replaces it by one for all
+        self._like: Info | None = None  # the last pool's, or one of its form
+        self._run = Run(self._generate(), _WAY_ON)
 
     def __next__(self) -> Sifted:
         return next(self._run)
@@ -106,7 +119,11 @@ class Stream(Iterator[Sifted]):
     @property
     def info(self) -> Info:
         """The pools read since the last yield; after exhaustion, those whose rows wait in the state."""
-        return join(self._infos, self.state.step.device)
+        return join(self._infos, self.state.step.device, self._like)
+
+    def change(self, sifter: Sifter, state: SiftState) -> None:
+        """Go on with another sifter, and this state made to its shapes; the loader may ask for it between two pools."""
+        self._sifter, self.state = sifter, state
 
     def observe(self, losses: Losses, batch: Batch = None) -> None:
         """Feed training losses, Float[B], to a stateful score: those of the batch last yielded, or of `batch`."""
@@ -117,27 +134,40 @@ class Stream(Iterator[Sifted]):
     def _generate(self) -> Iterator[Sifted]:
         self.state = trees.to(self.state, self._device())
         device = self.state.step.device
+        if device.type == "meta":
+            raise MomentError(
+                "the parameters are on the meta device, where tensors have no values to score by; give the model its "
+                "values first, as by model.to_empty(device=...) and load_state_dict"
+            )
         watch = Watch(self._governor, self._clock or time.perf_counter, device, events=self._clock is None)
         began = pools = int(self.state.step)
+        self.shares.begin(self.state)
         while bool(full(self.state.buffer)):  # the state was saved while full batches waited in it
             yield from self._leave(None, [], watch)
         wants: bool | None = None  # whether the rule wants scores; unknown before the first pool
         loader = Ahead(read(self._loader, self._skip))
         for batch in loader:
-            batch = trees.to(trees.plain(batch), device)
+            batch = trees.plain(batch)
+            trees.valued(batch)
+            batch = trees.to(batch, device)
             handling = self._handling(wants, watch)
-            start = watch.mark()
-            self.state, info = handling.step(self._sifter, self.state, batch)
+            start, before = watch.mark(), self.state
+            with self._guard.watch():
+                after, info = handling.step(self._sifter, before, batch)
+            self.state = after
             if self._ahead and device.type != "cpu":
                 loader.fetch()
             signal, info = watch.read(info, start)  # the only synchronisation per pool
-            if signal.refused:
+            if signal.refused or signal.cut:
+                self.state = before  # which holds nothing of this pool
+                signals.uncut(signal.cut)
                 raise SiftError(
                     f"{signal.refused} of {len(info.losses)} losses in pool {pools} are NaN or infinite; look for a "
                     'diverging run, or choose ps.sifter(..., nonfinite="drop") or "keep"'
                 )
-            pools, wants = pools + 1, signal.wants
+            pools, wants, self._like = pools + 1, signal.wants, info
             self._infos.append(info)
+            self.shares.see(info)
             held, due, widths = signal.held, signal.due, iter(signal.widths)
             while held >= due:
                 rows = yield from self._leave(next(widths, None) if signal.widths else 0, self._infos, watch)
@@ -149,12 +179,15 @@ class Stream(Iterator[Sifted]):
         """How the next pool is handled; until it is known whether the rule wants scores, the sifter's step decides."""
         if watch.through(wants):
             return Handling(None, through=True)
-        return Handling(self._params if wants is None else self._params() if wants else None, through=False)
+        return Handling(self._guard if wants is None else self._guard() if wants else None, through=False)
 
     def _leave(self, width: int | None, infos: list[Info], watch: Watch) -> Generator[Sifted, None, int]:
         """Yield one batch; returns its number of rows."""
         self.state, (self._batch, weights) = self._sifter.take(self.state, width)
-        sifted = Sifted(self._batch, weights, self.state, join(infos, weights.device))
+        if self._like is None:  # a row of the batch is asked as a pool, for the names and types that infos have
+            row = trees.index(trees.plain(self._batch), slice(0, 1))
+            self._like = watch.like(self._sifter.step(self.state, None, row)[1])
+        sifted = Sifted(self._batch, weights, self.state, join(infos, weights.device, self._like))
         infos.clear()
         start = watch.mark()
         yield sifted
@@ -176,6 +209,7 @@ class Handling(NamedTuple):
         return sifter.step(state, None, batch, through=True) if self.through else sifter.step(state, self.params, batch)
 
 
+_WAY_ON = "go on with another ps.sift from stream.state, which holds what was read before"
 _NOTHING = "the loader gave no batch; an iterator that was used up before is the usual cause"
 _TOO_LITTLE = (
     "the loader ended after {} pools with {} kept rows, before one batch was full; lower batch_size, raise keep, "

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from puresift import signals
 from puresift.signals import Signal
@@ -68,12 +69,19 @@ class Watch:
             self._decide(bool(scored))
         assert self._state is not None
         self._scored = Reading(0.0, scored, seconds, kept, reduction(fixed), 0.0, 0.0) if scored else _NOTHING
-        extra |= {  # left on the host: moving them to a device and back would only cost time
+        return signals.unpack(rest), info._replace(extra=extra | self._decided(self._state))
+
+    def like(self, info: Info) -> Info:
+        """An info of the form that `read` gives, of which the names and types count."""
+        extra = {name: entry for name, entry in info.extra.items() if name != signals.NAME}
+        return info._replace(extra=extra | (self._decided(self._governor.init()) if self._governor else {}))
+
+    def _decided(self, state: GovernorState) -> dict[str, Tensor]:
+        return {  # left on the host: moving them to a device and back would only cost time
             "sifting": torch.tensor([self._sift]),
-            "phi": torch.tensor([phi(self._state)]),
+            "phi": torch.tensor([phi(state)]),
             "reading": torch.tensor([self._reading], dtype=torch.float64),
         }
-        return signals.unpack(rest), info._replace(extra=extra)
 
     def _decide(self, wanted: bool) -> None:
         assert self._governor is not None

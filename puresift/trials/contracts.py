@@ -12,8 +12,10 @@ from torch import Tensor
 from puresift import settings, trees
 from puresift.data.generators import restored
 from puresift.errors import SiftError
+from puresift.scores.guarding import Before, watching
 from puresift.scores.losses import lift
-from puresift.scores.model import per_row
+from puresift.scores.model import given, per_row
+from puresift.scores.stamps import version
 from puresift.types import Batch, Losses, Params, Score, ScoreFn
 
 _ROWS = 16  # enough for rows to interact, and under a second for a small language model
@@ -36,7 +38,7 @@ def check(
 
     A score gives one finite number per row, the same each time; rows are independent, so reversing them reverses the
     losses and dropping half leaves the rest (BatchNorm in train mode and contrastive losses fail here); and it leaves
-    gradient mode, parameters, batch and the global generator states unchanged.
+    gradient mode, parameters, their gradients, the modes of the model, batch and the global generator states unchanged.
 
     Args:
         score: `score(params, batch)`, or a stateful `Score`.
@@ -55,8 +57,9 @@ def check(
         >>> check(lambda params, batch: batch.square().sum(1), {}, torch.ones(4, 3)).losses
         tensor([3., 3., 3., 3.])
     """
-    settings.nonnegative("tolerance", tolerance)
-    params = dict(params() if callable(params) else params)
+    tolerance = settings.nonnegative("tolerance", tolerance)
+    given(params)
+    source, params = params, dict(params() if callable(params) else params)
     batch = _first(trees.plain(batch), _ROWS)
     rows = trees.batch_size(batch)
     if rows < 2:
@@ -65,10 +68,12 @@ def check(
     state = trees.to(memory.init(), next(leaf for leaf in trees.leaves(batch) if isinstance(leaf, Tensor)).device)
 
     def ask(batch: Batch) -> Losses:
-        return per_row(memory.apply(state, params, batch)[1], trees.batch_size(batch))
+        losses = memory.apply(state, params, batch)[1]
+        # A copy, as the score may write its next answer over this one: it would then differ from itself nowhere.
+        return per_row(losses, trees.batch_size(batch)).clone()
 
     watched = {"params": params, "batch": batch, "the score's state": state}
-    with _gradients_as_they_were(), _generators_unmoved(), _unchanged(watched):
+    with Before(params, source), _gradients_as_they_were(), _generators_unmoved(), _unchanged(watched), watching():
         losses = ask(batch)
     if losses.requires_grad:
         raise SiftError(
@@ -145,13 +150,13 @@ def _unchanged(watched: dict[str, Any]) -> Iterator[None]:
         for leaf, tensor in trees.named(tree)
         if isinstance(tensor, Tensor)
     ]
-    before = [(tensor._version, _fingerprint(tensor)) for _, tensor in tensors]
+    before = [(version(tensor), _fingerprint(tensor)) for _, tensor in tensors]
     yield
     for (name, tensor), stamp in zip(tensors, before, strict=True):
-        if (tensor._version, _fingerprint(tensor)) != stamp:
+        if (version(tensor), _fingerprint(tensor)) != stamp:
             raise SiftError(
                 f"the score writes to {name}: BatchNorm in train mode and in-place operations are the usual causes; "
-                f"{_TWIN}, or work on a clone"
+                f"{_TWIN}, or work on a clone; count in a buffer only `if self.training`"
             )
 
 

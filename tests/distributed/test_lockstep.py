@@ -11,7 +11,7 @@ from tests.ranks import launch
 @pytest.fixture(scope="module")
 def answers():
     """Of one pair of processes: to start one costs seconds."""
-    return launch("unequal failing ddp")
+    return launch("unequal failing leftovers finished ddp")
 
 
 def test_ranks_of_unequal_length_stop_together_and_warn_once(answers):
@@ -26,6 +26,21 @@ def test_ranks_of_unequal_length_stop_together_and_warn_once(answers):
 def test_a_rank_that_fails_lets_the_others_go(answers):
     one, other = answers["failing"]
     assert one == [[0, 1], "RuntimeError", "another rank failed while it made its next batch; its own message says why"]
+    assert other == [[0, 1], "ValueError", "no such file"]
+
+
+def test_a_rank_that_fails_in_what_is_left_ends_the_others_too(answers):
+    """None of them goes on to a next pass, where it would wait for the one that is gone."""
+    one, other = answers["leftovers"]
+    words = "another rank failed while it read its batches that are left; its own message says why"
+    assert one == [[0, 1], "MomentError", words]
+    assert other == [[0, 1], "ValueError", "no such file"]
+
+
+def test_a_rank_without_a_batch_hears_of_one_that_failed(answers):
+    one, other = answers["finished"]
+    words = "another rank failed while it made its next batch; its own message says why"
+    assert one == [[0, 1], "MomentError", words]
     assert other == [[0, 1], "ValueError", "no such file"]
 
 

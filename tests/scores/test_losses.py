@@ -15,6 +15,7 @@ def everything(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
+@pytest.mark.filterwarnings("ignore:.* has a forward hook")
 @pytest.mark.parametrize("make", [ps.batched, ps.per_sample])
 def test_scoring_leaves_parameters_buffers_rng_and_mode_alone(make):
     model = net().train()
@@ -89,6 +90,7 @@ def test_a_loss_may_be_a_module_and_call_the_model_as_it_likes():
     assert ps.batched(model, Smooth())(ps.live(model), x).shape == (4,)
 
 
+@pytest.mark.filterwarnings("ignore:.* has a forward hook")
 def test_hooks_with_large_owners_are_not_copied():
     class Heavy:
         def __deepcopy__(self, memo):
@@ -139,16 +141,45 @@ def test_missing_or_unknown_parameters_are_named():
     [
         (lambda values: values.mean(), r'already reduced to one number, .* each of the 8 rows; pass reduction="none"'),
         (lambda values: values[:3], r"must have shape \[8\], one number a row, got \[3\]"),
-        (lambda values: values[:, None], r"got \[8, 1\]; reduce every dimension but the first"),
+        (lambda values: values[:, None].expand(-1, 2), r"got \[8, 2\]; reduce every dimension but the first"),
+        (lambda values: values[None], r"got \[1, 8\]; reduce every dimension but the first"),
         (lambda values: values.long(), r"must be floating point, got torch.int64; call .float\(\)"),
         (lambda values: values.tolist(), "must be a tensor of 8 numbers, got list"),
     ],
-    ids=["scalar", "short", "two-dimensional", "integer", "list"],
+    ids=["scalar", "short", "two-dimensional", "row", "integer", "list"],
 )
 def test_a_loss_that_is_not_one_number_a_row_is_refused(reduce, words):
     score = ps.batched(net(), lambda model, batch: reduce(cross_entropy(model, batch)))
     with pytest.raises(ValueError, match=words):
         score(ps.live(net()), data(8).tensors)
+
+
+@pytest.mark.parametrize("rows", [8, 1])
+def test_a_column_of_losses_is_read_as_losses(rows):
+    model, batch = net(), data(rows).tensors
+    column = ps.batched(model, lambda model, batch: cross_entropy(model, batch)[:, None])
+    expected = ps.batched(model, cross_entropy)(ps.live(model), batch)
+    assert torch.equal(column(ps.live(model), batch), expected)
+    sifter = ps.sifter(lambda params, batch: column(params, batch)[:, None], ps.top(keep=0.5), batch_size=4)
+    _, info = sifter.step(sifter.init(ps.key(0), batch), ps.live(model), batch)
+    assert torch.equal(info.losses, expected)
+
+
+@pytest.mark.parametrize("given", [lambda model: model, lambda model: list(model.parameters())], ids=["model", "list"])
+def test_a_model_in_place_of_its_parameters_is_refused_with_the_cure(given):
+    model, batch = net(), data(8).tensors
+    score = ps.batched(model, cross_entropy)
+    sifter = ps.sifter(score, ps.top(keep=0.5), batch_size=4)
+    words = r"params is a (model|list); pass ps.live\(model\)"
+    for call in (
+        lambda: score(given(model), batch),
+        lambda: ps.per_sample(model, cross_entropy)(given(model), batch),
+        lambda: ps.compiled(score, backend="eager")(given(model), batch),
+        lambda: sifter.step(sifter.init(ps.key(0), batch), given(model), batch),
+        lambda: ps.check(score, given(model), batch),
+    ):
+        with pytest.raises(ps.SiftError, match=words):
+            call()
 
 
 def test_per_sample_takes_a_loss_that_reduces_its_one_row():

@@ -1,39 +1,25 @@
 """Law 7: resuming at every step equals the uninterrupted stream, infos included."""
 
-import io
-
 import pytest
 import torch
 
 import puresift as ps
 from puresift.buffers import chunks
+from puresift.testing.comparing import through_file
 from tests import laws
 from tests.laws import COLUMNS, DRAWS, MEMBERS
 from tests.strategies import cross_entropy, data, loader, net
 
 
-def saved(template, state):
-    """A state, by way of bytes."""
-    file = io.BytesIO()
-    torch.save(ps.state_dict(state), file)
-    file.seek(0)
-    return ps.load_state_dict(template, torch.load(file, weights_only=True))
-
-
 def resumes_at_every_step(sifter, pools, n, model):
-    """Run once; then, from each yielded state, run to the end again and compare."""
+    """Run once; then, from the state before each batch, run to the end again and compare. Gives the stream anew."""
     template = sifter.init(ps.key(0), ps.peek(pools))
-    stream = ps.sift(sifter, template, ps.live(model), ps.epochs(pools, n))
-    whole = list(stream)
-    assert len(whole) > 3
-    for place, sifted in enumerate(whole):
-        again = ps.sift(sifter, saved(template, sifted.state), ps.live(model), ps.epochs(pools, n))
-        rest = list(again)
-        assert len(rest) == len(whole) - place - 1
-        for one, other in zip(whole[place + 1 :], rest, strict=True):
-            assert laws.equal(one, other)
-        assert laws.equal(stream.state, again.state)
-    return whole
+
+    def make(state=None):
+        return ps.sift(sifter, state or template, ps.live(model), ps.epochs(pools, n))
+
+    assert ps.testing.assert_resumes(make) > 3
+    return make()
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -90,7 +76,7 @@ def test_a_sized_loader_finds_its_place_in_later_epochs_by_itself():
         stream = ps.sift(sifter, state, ps.live(model), pools)
         whole = list(stream)
         state = stream.state
-    again = list(ps.sift(sifter, saved(template, whole[0].state), ps.live(model), pools))
+    again = list(ps.sift(sifter, through_file(whole[0].state), ps.live(model), pools))
     assert laws.equal(whole[1:], again)
 
 
@@ -113,16 +99,13 @@ def test_a_score_that_remembers_resumes_at_every_step_with_what_it_was_fed(outer
     sifter = ps.sifter(score, ps.relative(keep=0.5), batch_size=8, columns={"id": laws.last})
     template = sifter.init(ps.key(0), ps.peek(pools))
 
-    def run(state):
-        stream = ps.sift(sifter, state, ps.live(model), ps.epochs(pools, 4))
-        for sifted in stream:
-            stream.observe(sifted.batch[0].square().mean(1))  # stands for a training loss
-            yield sifted, stream.state
+    def make(state):
+        return ps.sift(sifter, state or template, ps.live(model), ps.epochs(pools, 4))
 
-    whole = list(run(template))
-    assert len(whole) > 8
-    for place, (_, state) in enumerate(whole):
-        assert laws.equal(list(run(saved(template, state))), whole[place + 1 :])
+    def after(stream, sifted):
+        stream.observe(sifted.batch[0].square().mean(1))  # stands for a training loss
+
+    assert ps.testing.assert_resumes(make, after=after) > 8
 
 
 @pytest.mark.parametrize("length", [None, 2], ids=["by arrival", "by length"])

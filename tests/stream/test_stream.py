@@ -1,6 +1,8 @@
 """The shell: what it yields, what it leaves alone, and how it stops."""
 
 import copy
+import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -127,6 +129,26 @@ def test_a_second_batch_out_of_one_pool_carries_no_rows():
     sifter, pools = build(ps.uniform(keep=1.0)), loader(rows=32)
     infos = [info for *_, info in ps.sift(sifter, start(sifter, pools), ps.live(net()), pools)]
     assert [len(info.losses) for info in infos] == [16, 0, 16, 0]
+
+
+def test_a_batch_without_a_pool_of_its_own_has_the_entries_of_all_infos():
+    """With zero rows: the second out of one pool, those left in a saved state, and what follows the last batch."""
+    columns = {"label": lambda batch: batch[1], "twice": lambda batch: torch.stack([batch[0][:, 0]] * 2, 1)}
+    sifter, pools = build(ps.uniform(keep=1.0), columns=columns), list(loader(rows=32))
+    stream = ps.sift(sifter, start(sifter, pools), ps.live(net()), pools, governor=ps.governor())
+    whole = list(stream)
+    names = {"label", "twice", "nonfinite", "sifting", "phi", "reading"}
+    infos = [*(info for *_, info in whole), stream.info]
+    assert [info.extra.keys() for info in infos] == [names] * 5
+    assert [[len(info.extra[name]) for name in ("label", "nonfinite")] for info in infos] == [[16, 1], [0, 0]] * 2 + [
+        [0, 0]
+    ]
+    for one, other in itertools.pairwise(infos):
+        assert {n: (t.dtype, t.shape[1:]) for n, t in one.extra.items()} == {
+            n: (t.dtype, t.shape[1:]) for n, t in other.extra.items()
+        }
+    again = ps.sift(sifter, whole[0].state, ps.live(net()), pools, governor=ps.governor())
+    assert laws.equal(next(again), whole[1])
 
 
 def test_pools_that_the_rule_does_not_want_are_not_scored():
@@ -278,6 +300,54 @@ def test_a_state_in_an_unsized_loader_has_no_place_unless_told():
     ahead = [batch for batch, *_ in ps.sift(sifter, state, ps.live(net()), iter(pools[place:]), skip=0)]
     assert laws.equal(told, rest)
     assert laws.equal(ahead, rest)
+
+
+def test_a_plain_loader_begins_its_next_pass_after_the_last_state():
+    """Where the pass ends is not in the state: over `epochs` it is known, and the same states end with it."""
+    sifter, pools = build(ps.relative(keep=0.9, history=64)), list(loader(rows=64))
+    params, begin = ps.live(net()), start(sifter, pools)
+    twice = list(ps.sift(sifter, begin, params, ps.epochs(pools, 2)))
+    once = list(ps.sift(sifter, begin, params, pools))
+    n = len(once)
+    assert laws.equal(once, twice[:n])
+    assert int(once[-1].state.step) == len(pools)
+    for place, rest in ((0, twice[1:n]), (n - 1, twice[n:])):
+        state = once[place].state
+        assert laws.equal(list(ps.sift(sifter, state, params, pools)), rest)
+        assert laws.equal(list(ps.sift(sifter, state, params, ps.epochs(pools, 2))), twice[place + 1 :])
+        assert laws.equal(list(ps.sift(sifter, state, params, ps.epochs(pools, 1))), once[place + 1 :])
+        assert laws.equal(list(ps.sift(sifter, state, params, pools, skip=int(state.step))), once[place + 1 :])
+    following = twice[n]
+    assert laws.equal(next(ps.sift(sifter, once[-1].state, params, pools)), following)
+    assert laws.equal(list(ps.sift(sifter, following.state, params, pools)), twice[n + 1 :])
+    promise = (Path(__file__).parents[2] / "README.md").read_text().replace("\n", " ")
+    assert "A state that has read the whole of a plain loader begins its next pass" in promise
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"governor": True}, r"the governor is True; pass one, such as ps\.governor\(\)"),
+        ({"governor": ps.governor}, r"the function governor itself; call it, as in ps\.governor\(\.\.\.\)"),
+        ({"params": net()}, r"params is a model; pass ps\.live\(model\)"),
+    ],
+)
+def test_arguments_of_the_wrong_kind_are_refused(wrong, words):
+    sifter, pools = build(), list(loader())
+    with pytest.raises(TypeError, match=words) as caught:
+        ps.sift(sifter, start(sifter, pools), **{"params": {}, "loader": pools, **wrong})
+    assert isinstance(caught.value, ps.SiftError)
+    if "governor" in wrong:
+        with pytest.raises(ps.SiftError, match=words):
+            ps.SiftingDataLoader(pools, None, ps.uniform(keep=1.0), params={}, **wrong)
+
+
+@pytest.mark.parametrize("key", [torch.Generator(), 0, torch.zeros(2)])
+def test_a_loader_refuses_what_is_no_key(key):
+    with pytest.raises(
+        TypeError, match=r"a key is Int64\[2\], and this is .*; make one from a seed, as in ps\.key\(0\)"
+    ):
+        ps.SiftingDataLoader(list(loader()), None, ps.uniform(keep=1.0), params={}, key=key)
 
 
 @pytest.mark.parametrize("pools", [0, -1, 2.5])

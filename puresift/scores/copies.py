@@ -1,0 +1,106 @@
+"""A model's tensors by name, where they are stored and which are tied, and an eval-mode copy that holds none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from puresift.errors import SiftError
+
+Place = tuple[dict[str, Any], str]  # a slot of a module, and the key in it
+
+HOOKS = tuple(name for name, value in vars(nn.Module()).items() if "_hooks" in name and isinstance(value, dict))
+
+# A LightningModule's links to its trainer: not needed to score, and the optimizers hold twice the model's memory.
+SURROUNDINGS = ("_trainer", "_fabric", "_fabric_optimizers")
+
+
+class Live(Mapping[str, Tensor]):
+    """A model's parameters and buffers by name, read again at each use."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def __call__(self) -> dict[str, Tensor]:
+        return tensors(unwrap(self.model))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self())
+
+    def __len__(self) -> int:
+        return len(self())
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The module inside DDP, DataParallel and compile wrappers."""
+    inner: Any = getattr(model, "_orig_mod", None)
+    if type(model).__name__ in ("DistributedDataParallel", "DataParallel"):
+        inner = model.module
+    return model if inner is None else unwrap(inner)
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, as `named_parameters` and `named_buffers` give them, in one walk, not two."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for slots in (module._parameters, module._buffers):
+            for key, tensor in slots.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    found[f"{prefix}.{key}" if prefix else key] = tensor
+    return found
+
+
+def places(model: nn.Module) -> dict[str, list[Place]]:
+    """Where each name's tensor is stored: its own slot, and those of tied tensors."""
+    held: dict[int, list[Place]] = {}
+    names: dict[str, int] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for slots in (module._parameters, module._buffers):
+            for key, tensor in slots.items():
+                if tensor is not None:
+                    names[f"{prefix}.{key}" if prefix else key] = id(tensor)
+                    found = held.setdefault(id(tensor), [])
+                    if not any(slots is other and key == name for other, name in found):
+                        found.append((slots, key))
+    return {name: held[identity] for name, identity in names.items()}
+
+
+def ties(slots: dict[str, list[Place]]) -> list[list[str]]:
+    """The names that share one tensor, where several do."""
+    groups: dict[int, list[str]] = {}
+    for name, found in slots.items():
+        groups.setdefault(id(found), []).append(name)
+    return sorted(sorted(names) for names in groups.values() if len(names) > 1)
+
+
+def copied(model: nn.Module, *, again: bool = False) -> nn.Module:
+    """A deep copy without tensors or hooks: ties are kept and no memory is used.
+
+    Made `again`, once training has begun, it takes over the values of tensors that a forward has set, with a graph.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in tensors(model).values():
+        meta = torch.empty_like(tensor, device="meta")
+        memo[id(tensor)] = nn.Parameter(meta, False) if isinstance(tensor, nn.Parameter) else meta
+    for module in model.modules():
+        memo |= {id(getattr(module, hooks)): type(getattr(module, hooks))() for hooks in HOOKS}
+        memo |= {id(vars(module)[name]): None for name in SURROUNDINGS if vars(module).get(name) is not None}
+        if again:
+            held = [value for value in vars(module).values() if isinstance(value, Tensor) and value.grad_fn is not None]
+            memo |= {id(value): value.detach() for value in held}
+    try:
+        return copy.deepcopy(model, memo).eval()
+    except RuntimeError as error:
+        raise SiftError(
+            f"the model cannot be copied for scoring ({error}); a module that caches a computed tensor is the usual "
+            "cause: clear the cache before sifting, or compute it in forward"
+        ) from error

@@ -1,0 +1,130 @@
+"""Stamps: whether a value has changed since it was stamped, told on the host and without reading a tensor."""
+
+from __future__ import annotations
+
+import enum
+import types
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+Stamp = Any  # compared by ==; None for what holds too much to be stamped
+
+# Values that never change and are their own copies.
+PLAIN = (
+    *(bool, int, float, complex, str, bytes, type(None), type(...), range, slice, type, enum.Enum),
+    *(types.FunctionType, types.BuiltinFunctionType, torch.dtype, torch.device, torch.layout, torch.memory_format),
+)
+_WHOLE = (*PLAIN, Tensor)  # not looked into
+_MANY, _DEEP = 1024, 8  # values in a container, and levels of it: larger ones are records or vocabularies, no settings
+_HEAVY = 2**28  # bytes of tensors: more is data, no setting
+
+
+class Same:
+    """Equal to the stamp of the very same object."""
+
+    __slots__ = ("value",)
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.value is other.value
+
+
+def version(value: Tensor) -> int:
+    """A tensor's version counter, which goes up with each write in place; tensors of inference mode have none."""
+    return 0 if value.is_inference() else value._version
+
+
+def stamp(value: Any) -> Stamp:
+    """A stamp of a value and of what it holds, or None where that is too much."""
+    try:
+        return [_mark(part) for part in _walk(value)]
+    except OverflowError:
+        return None
+
+
+def copyable(value: Any, modules: dict[int, nn.Module]) -> bool | None:
+    """Whether a value is plain throughout: numbers, names, tensors, what holds them; None if it holds other modules."""
+    try:
+        parts = list(_walk(value))
+    except OverflowError:
+        return False
+    if any(isinstance(part, nn.Module) and id(part) not in modules for part in parts):
+        return None
+    heavy = sum(part.nbytes for part in parts if isinstance(part, Tensor)) > _HEAVY
+    return not heavy and all(
+        isinstance(part, (*PLAIN, Tensor, nn.Module)) or _array(part) or _parts(part) is not None for part in parts
+    )
+
+
+def trained(value: Any) -> bool:
+    """Whether a value is or holds a parameter, a tensor with a graph or a hook's handle: training's, no setting."""
+    try:
+        parts = _walk(value)
+        return any(
+            isinstance(part, (nn.Parameter, RemovableHandle)) or (isinstance(part, Tensor) and part.grad_fn)
+            for part in parts
+        )
+    except OverflowError:
+        return False
+
+
+def _walk(value: Any) -> Iterator[Any]:
+    """The value and all that it holds, in order.
+
+    Raises:
+        OverflowError: it holds too much.
+    """
+    waiting, count = [(value, 0)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        yield value
+        if isinstance(value, _WHOLE):
+            continue
+        parts = _parts(value) or ()
+        count += len(parts)
+        if count > _MANY or depth > _DEEP:
+            raise OverflowError
+        waiting += [(part, depth + 1) for part in parts]
+
+
+def _parts(value: Any) -> list[Any] | None:
+    """What a container or a plain object holds; None for others."""
+    if isinstance(value, (nn.Module, types.ModuleType)):
+        return None
+    if isinstance(value, types.MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, dict):
+        return [*value, *value.values()]
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return [*value]
+    held = getattr(value, "__dict__", None)
+    return [*held, *held.values()] if isinstance(held, dict) else None
+
+
+def _mark(part: Any) -> Any:
+    if isinstance(part, PLAIN):  # first, as most are, and to ask for a parameter is slow
+        return type(part), part
+    if isinstance(part, nn.Parameter):  # training writes to it
+        return Same(part)
+    if isinstance(part, Tensor):
+        return Same(part), version(part)
+    if _array(part):
+        return part.dtype.str, part.shape, part.tobytes()
+    parts = _parts(part)
+    return Same(part) if parts is None else (type(part), len(parts))
+
+
+def _array(value: Any) -> bool:
+    """A numpy array or number, of a few values."""
+    return type(value).__module__ == "numpy" and hasattr(value, "tobytes") and value.nbytes <= 8 * _MANY
