@@ -23,6 +23,7 @@ class Job(NamedTuple):
     rows: list[data.Row]  # the sentences, for reports
     glance: list[dict[str, Tensor]]
     test: list[dict[str, Tensor]]
+    mark: str = ""  # of these options and data, by which a checkpoint is told from another run's
 
 
 class Step(NamedTuple):

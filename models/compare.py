@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, NamedTuple
 
@@ -13,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 import puresift as ps
-from models import arms
+from models import arms, files
 from models.runs import Stop, Tally
 from puresift.types import Batch, Losses, Params, ScoreFn
 
 POOLS = 8  # per block
 ENDLESS = 1_000_000
 LEAST, MOST, SECONDS = 5, 15, 12.0  # alternations: minimum, maximum, and seconds to continue past the minimum
+SUMMARY = ("accuracy", "seconds", "seen", "scored", "trained", "phi", "keep", "predicted_cost")
 
 
 def clock(device: torch.device) -> float:
@@ -147,6 +149,15 @@ def sifted_cost(measured: dict[str, Any], sifted: dict[str, Any]) -> float:
     """The sifted arm's cost in plain passes: scoring as measured in turns, training as counted."""
     scoring: float = measured["interleaved"]["cost"] - measured["interleaved"]["keep"]
     return scoring * float(sifted["scored"]) / float(sifted["seen"]) + float(sifted["keep"])
+
+
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """What `summarize` gave for an arm; None if it is not finished."""
+    cure = "remove it, and the arm is evaluated again"
+    summary: dict[str, Any] | None = files.read_json(path, *SUMMARY, cure=cure)
+    if summary and (wrong := [name for name in SUMMARY if type(summary[name]) not in (int, float, type(None))]):
+        raise ValueError(f"{path} is damaged ({wrong[0]} is {summary[wrong[0]]!r:.60}): {cure}")
+    return summary
 
 
 def add_costs(known: dict[str, dict[str, Any]]) -> None:

@@ -54,6 +54,8 @@ def read(path: Path) -> list[Row]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 at byte {error.start}: save the file as UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}): let this user read it") from None
     numbered = [(n, [f.strip() for f in line.split("\t")]) for n, line in enumerate(lines, 1) if line.strip()]
     names = ["sentence", "label"]
     if numbered and set(numbered[0][1]) & {*TEXT, "label"} and not set(numbered[0][1]) & {"0", "1"}:

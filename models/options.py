@@ -1,9 +1,7 @@
 """The command line of models.train: its options, and every error in one line, before any training."""
 
 import argparse
-import json
 import math
-import os
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, NoReturn
 import torch
 
 import puresift as ps
+from models import files
 
 RATES = {"small": 5e-4, "minilm": 5e-5}  # from scratch; pretrained weights need less
 PRETRAINED_RATE = 3e-5
@@ -87,7 +86,7 @@ def parser() -> Parser:
     add("--lr", type=float, help=f"peak rate (default: {RATES['small']} for small, else {PRETRAINED_RATE})")
     add("--max-length", type=whole(3), help="longest sentence in tokens (default: 64)")
     add("--limit", type=whole(2), help="use only the first so many training sentences")
-    add("--seed", type=whole(0), help="of data, weights, order, draws and dropout (default: 0)")
+    add("--seed", type=whole(0, 2**64 - 1), help="of data, weights, order, draws and dropout (default: 0)")
     add("--device", help="auto (default: cuda where there is one), cpu, cuda, cuda:1 ...")
     add("--threads", type=whole(1), help="CPU threads (default: as torch chooses)")
     add("--save-every", type=whole(1), help="pools between checkpoints (default: 50)")
@@ -98,11 +97,13 @@ def parser() -> Parser:
     return p
 
 
-def whole(least: int) -> Any:
+def whole(least: int, most: int = 2**31 - 1) -> Any:
     def number(text: str) -> int:
-        if not text.lstrip("+-").isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, got {text!r}")
-        return int(text)
+        value = int(text[:30]) if text.lstrip("+-").isdecimal() else None
+        if value is None or not least <= value <= most:
+            bound = f"<= {most}" if value is not None and value > most else f">= {least}"
+            raise argparse.ArgumentTypeError(f"must be a whole number {bound}, got {text!r:.40}")
+        return value
 
     return number
 
@@ -130,9 +131,8 @@ def parse(argv: list[str] | None) -> tuple[Options, Path, bool]:
             f"--history must be at least --batch-size, {options.batch_size}, got {options.history}: raise it"
         )
     folder = Path(out) if out is not None else Path("runs") / f"{options.model.split('/')[-1]}-{now()}"
-    if (folder / "summary.json").exists() or any(folder.glob("*/checkpoint.pt")):
-        raise ValueError(f"{folder} holds a run: go on with it by --resume, choose another --out, or remove it")
-    writable(folder)
+    files.unused(folder)
+    files.writable(folder)
     return options, folder, False
 
 
@@ -174,14 +174,18 @@ def device(name: str) -> str:
 
 def agreed(folder: Path, given: dict[str, Any]) -> Options:
     """The options of the run in `folder`, if the options given with --resume agree with them."""
-    if not (folder / "config.json").is_file() or not [*folder.glob("*/checkpoint.pt")]:
+    config = files.read_json(folder / "config.json")
+    if config is None or not files.saved(folder):
         raise ValueError(f"--resume: no checkpoint in {folder}: check --out, or start the run without --resume")
-    config = json.loads((folder / "config.json").read_text())
     config.setdefault("gate", False)  # runs of earlier versions had none
-    try:
-        options = Options(**{f.name: config[f.name] for f in fields(Options)})
-    except KeyError as error:
-        raise ValueError(f"{folder}/config.json has no entry {error}: another version wrote it; start again") from None
+    for f in fields(Options):
+        if f.name not in config:
+            raise ValueError(f"{folder}/config.json has no entry {f.name!r}: another version wrote it; start again")
+        value = config[f.name]
+        real = isinstance(value, f.type | int if f.type is float else f.type)
+        if not real or (f.type is not bool and isinstance(value, bool)) or (f.name == "sift" and value not in IDLE):
+            raise ValueError(f"{folder}/config.json is damaged ({f.name} is {value!r:.60}): {files.RESTORE}")
+    options = Options(**{f.name: config[f.name] for f in fields(Options)})
     for name, value in given.items():
         ours = asdict(options)[name]
         if value != ours:
@@ -190,15 +194,6 @@ def agreed(folder: Path, given: dict[str, Any]) -> Options:
                 "leave it out, or start a new run in another --out"
             )
     return options
-
-
-def writable(folder: Path) -> None:
-    """Raise if a folder cannot be created or written to, without creating it yet."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"--out {folder} cannot be written: {place} is no folder you may write to; choose another")
 
 
 def now() -> str:

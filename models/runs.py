@@ -1,4 +1,4 @@
-"""The files of a run: written so that a kill at any moment leaves either the old ones or the new ones."""
+"""What an arm counts and writes, and how it is told to stop; after a kill it goes on from its last checkpoint."""
 
 import json
 import math
@@ -11,14 +11,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import puresift as ps
+from models import checkpoints
+from models.checkpoints import load
+from models.files import CHECKPOINT, read_json, replace, write_json
 from models.options import Options
+
+__all__ = ["Log", "Metrics", "Progress", "Stop", "Tally", "load", "read_json", "replace", "stopping", "write_json"]
 
 LINES = 100  # of metrics.jsonl, about
 
@@ -83,8 +88,12 @@ class Metrics:
 
     def __init__(self, path: Path, size: int):
         self.path = path
+        have = path.stat().st_size if path.exists() else 0
+        if have < size:  # cut to a size it does not have, it would be filled up with NUL bytes
+            print(f"train: {path} has lost lines since the checkpoint; it goes on without them", file=sys.stderr)
         with open(path, "ab") as file:
-            file.truncate(size)
+            file.truncate(min(size, have))
+            file.write(b"\n" if have < size and not ends_a_line(path) else b"")
 
     def write(self, line: Mapping[str, Any]) -> None:
         with open(self.path, "ab") as file:
@@ -97,55 +106,35 @@ class Metrics:
             return file.tell()
 
 
-def replace(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
-    """Replace a file atomically, so that it is complete at any time."""
-    beside = path.with_name(f".{path.name}.new")
-    with open(beside, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    text = json.dumps(plain(content), indent=1, allow_nan=False) + "\n"
-    replace(path, lambda file: file.write(text.encode()))
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def plain(content: Any) -> Any:
-    """NaN as null, because JSON has no NaN."""
-    if isinstance(content, Mapping):
-        return {key: plain(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [plain(value) for value in content]
-    return None if isinstance(content, float) and not math.isfinite(content) else content
+def ends_a_line(path: Path) -> bool:
+    content = path.read_bytes()
+    return not content or content.endswith(b"\n")
 
 
 class Log:
     """An arm's files: metrics, record and checkpoint. What was written after the last checkpoint is written again."""
 
-    def __init__(self, folder: Path, options: Options, budget: int, sentence: Callable[[int], str]):
+    def __init__(self, folder: Path, options: Options, budget: int, sentence: Callable[[int], str], mark: str = ""):
         folder.mkdir(parents=True, exist_ok=True)
-        self.saved = saved = load(folder / "checkpoint.pt")
-        self.tally = Tally(**saved["tally"]) if saved else Tally()
+        self.path, self.mark = folder / CHECKPOINT, mark and f"{folder.name} {mark}"
+        self.saved = saved = checkpoints.restore(folder, self.mark)
         self.every = max(budget / LINES, 1)  # pools between two lines
-        self._path = folder / "checkpoint.pt"
-        self._metrics = Metrics(folder / "metrics.jsonl", saved["metrics_bytes"] if saved else 0)
         if not saved:
+            if (folder / ps.Recorder.FILE).exists():
+                print(f"train: {folder} has no checkpoint; its arm begins anew", file=sys.stderr)
             (folder / ps.Recorder.FILE).unlink(missing_ok=True)
-        self._recorder = ps.Recorder(
-            folder,
-            name=folder.name,
-            sample=sentence,
-            classes=("blame", "praise"),
-            facts=asdict(options),
-            every=int(self.every),
-            state=saved["recorder"] if saved else None,
-        )
+        with checkpoints.fitting(self.path, ps.SiftError):  # which the recorder raises in words
+            self.tally = Tally(**saved["tally"]) if saved else Tally()
+            self._metrics = Metrics(folder / "metrics.jsonl", saved["metrics_bytes"] if saved else 0)
+            self._recorder = ps.Recorder(
+                folder,
+                name=folder.name,
+                sample=sentence,
+                classes=("blame", "praise"),
+                facts=asdict(options),
+                every=int(self.every),
+                state=saved["recorder"] if saved else None,
+            )
         self._progress = Progress(folder.name, budget, self.tally.pool)
 
     def record(self, info: ps.Info | None) -> None:
@@ -176,18 +165,13 @@ class Log:
             "metrics_bytes": self._metrics.size(),
             "recorder": self._recorder.state_dict(),
             "score_dtype": score_dtype,
-        }
-        replace(self._path, lambda file: torch.save(content, file))
+        } | ({"mark": self.mark} if self.mark else {})
+        checkpoints.save(self.path, content)
 
     def close(self) -> None:
         """Write what is held."""
         self._progress.close()
         self._recorder.close()
-
-
-def load(path: Path) -> dict[str, Any] | None:
-    """What `save` wrote, on the CPU; None if there is no file."""
-    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
 
 
 def rng() -> dict[str, Any]:

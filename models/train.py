@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import puresift as ps
-from models import arms, bert, compare, data, report, runs
+from models import arms, bert, checkpoints, compare, data, files, locks, report, runs
 from models.arms import Job
 from models.options import Options, Parser, parse
 from puresift.report import draw
@@ -40,12 +40,13 @@ def train(job: Job, arm: str, budget: int, score_dtype: str | None, stop: runs.S
     optimizer = arms.adamw(model, o)
     candidates = ps.epochs(arms.loader(job), o.epochs)
 
-    log = runs.Log(folder, o, budget, lambda id: job.rows[id][0])
+    log = runs.Log(folder, o, budget, lambda id: job.rows[id][0], job.mark)
     tally, saved = log.tally, log.saved
     if saved:
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        score_dtype = saved["score_dtype"]
+        with checkpoints.fitting(log.path):
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            score_dtype = saved["score_dtype"]
 
     sifter: ps.Sifter | None = None
     state: ps.SiftState | None = None
@@ -55,7 +56,8 @@ def train(job: Job, arm: str, budget: int, score_dtype: str | None, stop: runs.S
         sifter, governor = arms.compose(job, score)
         state = sifter.init(ps.key(o.seed), ps.peek(candidates.loader))
         if saved:
-            state = ps.load_state_dict(state, saved["sift"])
+            with checkpoints.fitting(log.path):
+                state = ps.load_state_dict(state, saved["sift"])
         stream = ps.sift(sifter, state, ps.live(model), candidates, governor=governor)
         source = arms.sifted(stream, sifter, budget)
 
@@ -66,7 +68,8 @@ def train(job: Job, arm: str, budget: int, score_dtype: str | None, stop: runs.S
     if not tally.pool:
         log.write(optimizer, bert.evaluate(model, job.glance))
     if saved:
-        runs.set_rng(saved["rng"])  # last, so that nothing draws before training resumes
+        with checkpoints.fitting(log.path):
+            runs.set_rng(saved["rng"])  # last, so that nothing draws before training resumes
 
     laps = compare.Laps(device)
     for batch, weights, pool, done, now, info in source:
@@ -132,6 +135,8 @@ def main(argv: list[str] | None = None) -> int:
             return run(*parse(argv), stop)
     except ValueError as error:
         Parser().error(str(error))
+    except OSError as error:
+        Parser().error(files.unwritten(error))
     except KeyboardInterrupt:
         print("train: stopped at once; what was saved before is in the run folder", file=sys.stderr)
         return 130
@@ -143,8 +148,20 @@ def run(o: Options, folder: Path, resume: bool, stop: runs.Stop) -> int:
     torch.set_num_threads(o.threads)
     corpus = data.load(o.data, seed=o.seed)
     job = prepared(o, folder, corpus)
+    with locks.held(folder):
+        if not resume:
+            files.unused(folder)  # since we looked, another process may have come and gone
+        files.clean(folder)
+        return arms_of(job, corpus, resume, stop)
+
+
+def arms_of(job: Job, corpus: data.Corpus, resume: bool, stop: runs.Stop) -> int:
+    """Train what is not trained yet, and tell."""
+    o, folder = job.options, job.folder
     facts = opened(job, corpus, resume)
-    measured = runs.read_json(folder / "costs.json") if resume else None
+    job = job._replace(mark=checkpoints.mark(o, facts))
+    again = "remove it, and it is measured again"
+    measured = files.read_json(folder / "costs.json", "score", "interleaved", cure=again) if resume else None
     if measured is None:
         measured = compare.measure(job, stop)
         if stop.signal:
@@ -160,7 +177,7 @@ def run(o: Options, folder: Path, resume: bool, stop: runs.Stop) -> int:
         budget = total
         if arm == "shortened":
             budget = min(max(round(total * compare.sifted_cost(measured, known["sifted"])), 1), total)
-        done = runs.read_json(folder / arm / "summary.json")
+        done = compare.read_summary(folder / arm / "summary.json")
         done = done or train(job, arm, budget, dtype if arm == "sifted" else None, stop)
         if done is not None:
             known[arm] = done
@@ -199,13 +216,9 @@ def opened(job: Job, corpus: data.Corpus, resume: bool) -> dict[str, Any]:
     o, folder, rows = job.options, job.folder, job.rows
     facts = {"name": corpus.name, "synthetic": corpus.synthetic, "train": len(rows), "test": len(corpus.test)}
     facts["checksum"] = zlib.crc32(repr((rows, corpus.test)).encode())
-    if resume and runs.read_json(folder / "config.json")["rows"] != facts:
+    if resume and (files.read_json(folder / "config.json") or {}).get("rows") != facts:
         raise ValueError(f"the data is not what the run in {folder} began with: restore it, or start a new run")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        runs.write_json(folder / "config.json", asdict(o) | {"rows": facts})
-    except OSError as error:
-        raise ValueError(f"--out {folder} cannot be written ({error.strerror}): choose another folder") from error
+    runs.write_json(folder / "config.json", asdict(o) | {"rows": facts})
     print(
         f"{'resuming on ' if resume else ''}{corpus.name}: {len(rows)} sentences to train on, {len(corpus.test)} to "
         f"test on; {o.model} on {o.device}, threads: {o.threads}; run folder {folder}",

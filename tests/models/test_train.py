@@ -1,8 +1,11 @@
 """models/train.py: a run from end to end, every refusal in words, and the same bits however often it is stopped."""
 
+import errno
 import json
 import os
+import platform
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -206,7 +209,12 @@ ARMS_TO_STOP = {
 }
 
 
-@pytest.mark.parametrize("arm", ARMS_TO_STOP)
+QUICK = ("plain", "gated")  # the others run alike, and each takes half a minute
+
+
+@pytest.mark.parametrize(
+    "arm", [pytest.param(arm, marks=() if arm in QUICK else pytest.mark.slow) for arm in ARMS_TO_STOP]
+)
 def test_stopped_and_resumed_is_the_same_to_the_bit(
     arm: str, reviews: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -323,6 +331,9 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--data", "no/such.tsv"], "no such file or folder"),
         (["--limit", "20"], "less than two batches of 64"),
         (["--max-length", "2"], "must be a whole number >= 3"),
+        (["--seed", str(2**64)], f"--seed: must be a whole number <= {2**64 - 1}, got '18446744073709551616'"),
+        (["--seed", "-1"], "--seed: must be a whole number >= 0, got '-1'"),
+        (["--epochs", "9" * 5000], "--epochs: must be a whole number <= 2147483647, got '999999"),
     ],
 )
 def test_bad_options_are_refused_in_words(
@@ -343,6 +354,151 @@ def test_bad_files_are_refused_in_words(tmp_path: Path, reviews: str, capsys: py
     out.mkdir()
     assert f"no checkpoint in {out}" in refused(["--resume", "--out", str(out)], capsys)
     assert not [*out.iterdir()]
+
+
+def test_a_folder_in_use_is_left_alone(reviews: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    held = {"pid": os.getppid(), "host": platform.node(), "born": None}
+    (out / "lock.json").write_text(json.dumps(held))
+    options = [*TINY, "--data", reviews, "--sift", "none", "--out", str(out)]
+    assert f"{out} is in use by process {os.getppid()} on" in refused(options, capsys)
+    assert [path.name for path in out.iterdir()] == ["lock.json"]
+
+
+@pytest.fixture(scope="module")
+def damaged(reviews: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A whole run, and one that was stopped at its seventh step: with checkpoints of pools 4 and 7."""
+    whole, stopped = (tmp_path_factory.mktemp("damaged") / name for name in ("whole", "stopped"))
+    options = [*TINY, "--data", reviews, "--sift", "none", "--epochs", "1"]
+    assert train.main([*options, "--out", str(whole)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 7)
+        assert train.main([*options, "--out", str(stopped)]) == 128 + signal.SIGTERM
+    return whole, stopped
+
+
+def flip(path: Path) -> None:
+    """A bit of the weights, which torch.load would not notice."""
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    path.write_bytes(raw)
+
+
+def ends(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The last line of a run that was refused after it told what it resumes, and how far it came."""
+    with pytest.raises(SystemExit) as stopped:
+        train.main(argv)
+    told = capsys.readouterr().err.splitlines()
+    assert (
+        stopped.value.code == 2 and told[-1].startswith("train: error: ") and sum("error" in line for line in told) == 1
+    ), told
+    return told[-1]
+
+
+def test_a_flipped_bit_is_not_trained_on(
+    damaged: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, out = damaged[0], tmp_path / "run"
+    shutil.copytree(damaged[1], out)
+    flip(out / "plain" / "checkpoint.pt")
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "checkpoint.pt is damaged (its checksum" in said and "going on from checkpoint.before.pt, pool 4" in said
+    same(checkpoint(out / "plain"), checkpoint(whole / "plain"))
+    same(lines(out / "plain"), lines(whole / "plain"))
+    same(lines(out / "plain", FILE), lines(whole / "plain", FILE))
+    assert not [*out.rglob(".*")] and not (out / "lock.json").exists()
+
+
+def test_lost_lines_of_metrics_stay_lost(
+    damaged: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, out = damaged[0], tmp_path / "run"
+    shutil.copytree(damaged[1], out)
+    (out / "plain" / "metrics.jsonl").unlink()
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    assert "metrics.jsonl has lost lines since the checkpoint; it goes on without them" in capsys.readouterr().err
+    assert b"\0" not in (out / "plain" / "metrics.jsonl").read_bytes()
+    same(lines(out / "plain"), lines(whole / "plain")[-len(lines(out / "plain")) :])
+    same(checkpoint(out / "plain")["model"], checkpoint(whole / "plain")["model"])
+
+
+def test_checkpoints_from_before_there_was_a_checksum_are_resumed(damaged: tuple[Path, Path], tmp_path: Path) -> None:
+    whole, out = damaged[0], tmp_path / "run"
+    shutil.copytree(damaged[1], out)
+    content = checkpoint(out / "plain")
+    del content["mark"]
+    torch.save(content, out / "plain" / "checkpoint.pt")
+    (out / "plain" / "checkpoint.before.pt").unlink()
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    same(checkpoint(out / "plain"), checkpoint(whole / "plain"))
+
+
+@pytest.mark.parametrize(
+    ("place", "damage", "words"),
+    [
+        ("plain/checkpoint.pt", b"", "is damaged (it is empty), and"),
+        ("plain/checkpoint.pt", b"PK", "is damaged (it is cut short, or no checkpoint), and"),
+        ("config.json", b"{", "is damaged (JSONDecodeError"),
+        ("config.json", b"[]", "is damaged (no object"),
+        ("costs.json", b"null", "is damaged (no object with the entries score, interleaved): remove it"),
+        ("plain/summary.json", b'{"accuracy": 1}', "is damaged (no object with the entries accuracy, "),
+    ],
+)
+def test_damaged_files_are_refused_in_words(
+    place: str,
+    damage: bytes,
+    words: str,
+    damaged: tuple[Path, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(damaged[1], out)
+    (out / "plain" / "checkpoint.before.pt").write_bytes(b"")
+    (out / place).write_bytes(damage)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "config.json"}
+    assert f"{out / place} {words}" in ends(["--resume", "--out", str(out)], capsys)
+    after = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != "config.json"}
+    assert after == before
+
+
+def test_settings_in_a_damaged_config_are_refused(
+    damaged: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(damaged[1], out)
+    config = json.loads((out / "config.json").read_text())
+    for name, value in {"keep": "half", "epochs": True, "sift": "relativ", "lr": None}.items():
+        (out / "config.json").write_text(json.dumps(config | {name: value}))
+        said = ends(["--resume", "--out", str(out)], capsys)
+        assert f"config.json is damaged ({name} is {value!r}): put a copy of it back" in said
+    (out / "config.json").write_text(json.dumps(config | {"lr": 0.5}))
+    assert "is of another run or arm" in ends(["--resume", "--out", str(out)], capsys)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_from_there(
+    damaged: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, out = damaged[0], tmp_path / "run"
+    shutil.copytree(damaged[1], out)
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.runs.Metrics, "write", full)
+        words = (
+            "the run folder cannot be written or read (No space left on device): make room, then go on with --resume"
+        )
+        assert words in ends(["--resume", "--out", str(out)], capsys)
+    with monkeypatch.context() as patch:
+        patch.setattr(train.checkpoints, "seal", full)
+        assert "checkpoint.pt cannot be written or read (No space" in ends(["--resume", "--out", str(out)], capsys)
+    assert not [*out.rglob(".*")] and not (out / "lock.json").exists()
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    same(checkpoint(out / "plain"), checkpoint(whole / "plain"))
 
 
 def test_a_run_is_not_overwritten_nor_resumed_as_another(
