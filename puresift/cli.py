@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import inspect
+import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from importlib import import_module
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, TextIO
 
 from torch import Tensor
 
 from puresift.errors import SiftError
-from puresift.records.audit import read_log
+from puresift.records.logs import read_log
 from puresift.report import write
 from puresift.trials.contracts import check
-from puresift.trials.replays import compare, overlap
-from puresift.trials.tables import LABELS, class_mix, labels_of, plot
+from puresift.trials.named import parse_rule
+from puresift.trials.replays import Replayed, compare
+from puresift.trials.tables import LABELS, class_mix, costs, labels_of, overlaps, plot
 from puresift.types import Rule
+
+__all__ = ["Finding", "Parser", "main", "parse_rule"]
 
 _CODES = "exit codes: 0 done; 1 a check found the score at fault; 2 the command or its input cannot be used"
 
@@ -32,7 +36,7 @@ class Parser(argparse.ArgumentParser):
     """Usage errors on one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; {self.prog} --help says more\n")
+        self.exit(2, _line(f"{self.prog}: {message}; {self.prog} --help says more", sys.stderr) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,61 +52,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("always")
-            warnings.showwarning = lambda message, *rest: print(f"puresift: {message}", file=sys.stderr)
-            print("\n".join(chosen.run(chosen)))
+            warnings.showwarning = lambda message, *rest: _say([f"puresift: {message}"], sys.stderr)
+            _say(chosen.run(chosen), sys.stdout)
     except (Finding, ValueError, OSError) as error:
-        print("puresift: " + " ".join(str(error).split()), file=sys.stderr)
+        _say([_line(f"puresift: {error}", sys.stderr)], sys.stderr)
         return 1 if isinstance(error, Finding) else 2
+    except (MemoryError, RecursionError) as error:
+        _say([f"puresift: the input is too large or too deep ({type(error).__name__}); give less of it"], sys.stderr)
+        return 2
     return 0
 
 
-def parse_rule(text: str) -> Rule:
-    """A rule from its factory's name and number arguments, such as "relative:keep=0.5,history=1000".
-
-    Raises:
-        SiftError: naming the valid choices.
-    """
-    name, _, rest = text.partition(":")
-    factories = _factories()
-    if name not in factories:
-        raise SiftError(f"there is no rule {name!r}; there are {', '.join(sorted(factories))}")
-    known = inspect.signature(factories[name]).parameters
-    given: dict[str, float] = {}
-    for part in filter(None, rest.split(",")):
-        setting, equals, value = part.partition("=")
-        if not equals or setting not in known:
-            raise SiftError(f"{name} has no setting {setting!r}; it has {', '.join(known)}, each as NAME=NUMBER")
-        given[setting] = _number(f"{name}:{setting}", value)
-    if missing := [n for n, p in known.items() if p.default is p.empty and p.kind != p.VAR_KEYWORD and n not in given]:
-        raise SiftError(f"{name} needs {', '.join(missing)}, such as {name}:{missing[0]}=0.5")
-    return factories[name](**given)
+def _say(lines: Iterable[str], file: TextIO) -> None:
+    """Print lines, whatever texts of a log are in them."""
+    for line in lines:
+        print(_printable(line, file), file=file)
 
 
-def _factories() -> dict[str, Callable[..., Rule]]:
-    """The public factories that make a rule from numbers alone."""
-    package = import_module("puresift")
-    public = {name: getattr(package, name) for name in package.__all__}
-    return {name: thing for name, thing in public.items() if inspect.isfunction(thing) and _makes_a_rule(thing)}
+def _line(message: str, file: TextIO) -> str:
+    """A message on one line, without the middle of what is endless."""
+    line = _printable(" ".join(message.split()), file)
+    return line if len(line) <= 1200 else f"{line[:600]} ... {line[-600:]}"
 
 
-def _makes_a_rule(factory: Callable[..., Any]) -> bool:
-    hints = get_type_hints(factory)
-    return hints.pop("return", None) is Rule and not any(_mentions(hint, Rule) for hint in hints.values())
-
-
-def _mentions(hint: Any, kind: type) -> bool:
-    """Whether a type hint has `kind` in it, at any depth."""
-    parts = hint if isinstance(hint, list) else get_args(hint)
-    return hint is kind or any(_mentions(part, kind) for part in parts)
-
-
-def _number(name: str, text: str) -> float:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    raise SiftError(f"{name} must be a number, got {text!r}")
+def _printable(line: str, file: TextIO) -> str:
+    """Without control characters, and what the file's encoding cannot say."""
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    text = "".join(letter if letter.isprintable() else "?" for letter in line)
+    return text.encode(encoding, "replace").decode(encoding)
 
 
 def _replay(chosen: argparse.Namespace) -> list[str]:
@@ -112,35 +89,34 @@ def _replay(chosen: argparse.Namespace) -> list[str]:
     losses = columns["loss"][scored]
     if not len(losses):
         raise SiftError(f"none of the {len(scored)} rows of {chosen.log} has a finite loss, so nothing can be replayed")
-    usable = {name: column[scored] for name, column in columns.items() if isinstance(column, Tensor)}
-    del usable["loss"]
-    answer = compare(rules, losses, pool=chosen.pool, columns=usable)
+    answer = _compared(rules, columns, scored, chosen.pool)
     width = max(len("rule"), *map(len, rules))
     left = len(scored) - len(losses)
     lines = [
         f"{len(losses)} losses in pools of {chosen.pool}"
         + (f"; {left} rows without a finite loss left out" * bool(left)),
         "",
-        f"{'rule':<{width}}  {'keep':>6}  {'planned':>7}  {'ESS':>6}  {f'cost at phi {chosen.phi:g}':>16}",
     ]
-    for row, name in enumerate(rules):
-        keep, planned, ess = float(answer.keep[row]), float(answer.planned[row]), float(answer.ess[row])
-        cost = chosen.phi + keep
-        verdict = "" if cost < 1 else "  (no less than training on everything)"
-        lines.append(f"{name:<{width}}  {keep:>6.3f}  {planned:>7.3f}  {ess:>6.3f}  {cost:>16.3f}{verdict}")
-    lines += ["", "cost: time per row seen, in rows trained on. ESS: of the kept weights, as a share of all rows."]
+    lines += costs(answer, list(rules), width, chosen.phi)
     lines += class_mix(answer, list(rules), width, labels_of(columns, scored, chosen.label))
     if len(rules) > 1:
-        shared = overlap(answer.mask)
-        lines += ["", "overlap of what is kept (Jaccard)"]
-        lines += [
-            f"{name:<{width}}  " + "  ".join(f"{value:.2f}" for value in shared[row].tolist())
-            for row, name in enumerate(rules)
-        ]
+        lines += overlaps(answer, list(rules), width)
     if chosen.plot:
         plot(answer, list(rules), losses, chosen.phi, chosen.plot)
         lines += ["", f"plotted to {chosen.plot}"]
     return lines
+
+
+def _compared(rules: dict[str, Rule], columns: dict[str, Any], scored: Tensor, pool: int) -> Replayed:
+    # A rule's own arguments cannot be given twice.
+    taken = ("loss", "losses", "state")
+    usable = {n: column[scored] for n, column in columns.items() if isinstance(column, Tensor) and n not in taken}
+    try:
+        return compare(rules, columns["loss"][scored], pool=pool, columns=usable)
+    except (RuntimeError, MemoryError, TypeError, IndexError, OverflowError) as error:
+        if isinstance(error, SiftError):
+            raise
+        raise SiftError(f"the rules cannot be replayed on this log ({error}); lower their settings") from error
 
 
 def _check(chosen: argparse.Namespace) -> list[str]:
@@ -152,11 +128,13 @@ def _check(chosen: argparse.Namespace) -> list[str]:
         factory = getattr(import_module(place), name)
     except (ImportError, AttributeError) as error:
         raise SiftError(f"{chosen.target} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
+        raise SiftError(f"{chosen.target} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(os.getcwd())
     try:
         made = factory()
-    except Exception as error:  # user code may raise anything
+    except (Exception, SystemExit) as error:  # user code may raise anything
         raise SiftError(f"{chosen.target}() raised {type(error).__name__}: {error}") from error
     if not isinstance(made, tuple) or len(made) != 3:
         raise SiftError(f"{chosen.target}() must return (score, params, batch), got {type(made).__name__}")
@@ -164,7 +142,7 @@ def _check(chosen: argparse.Namespace) -> list[str]:
         report = check(*made)
     except ValueError as error:
         raise Finding(str(error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise Finding(f"the score raised {type(error).__name__}: {error}") from error
     return [
         f"{len(report.losses)} rows checked: one finite loss a row, mean {float(report.losses.mean()):.4g}; nothing "
@@ -178,6 +156,13 @@ def _report(chosen: argparse.Namespace) -> list[str]:
     page, *pictures = write(chosen.runs, chosen.out)
     kept = f"; figures: {', '.join(picture.name for picture in pictures)}" if pictures else ""
     return [f"{page} ({page.stat().st_size / 1024:,.0f} kB, stands alone{kept})"]
+
+
+def _phi(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"must be a number >= 0, got {text:.40}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -196,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     replay.add_argument(
         "--phi",
-        type=float,
+        type=_phi,
         default=0.12,
         help="time to score a row over time to train on one (default .12, measured for bfloat16 scoring; a forward in "
         "training precision is 1/3)",

@@ -1,14 +1,12 @@
-"""The audit log: which rows were kept and why, as JSONL or Parquet, and back."""
+"""The audit log: which rows were kept and why, as JSONL or Parquet; logs.py reads it back."""
 
 from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +14,10 @@ from torch import Tensor
 from puresift import settings
 from puresift.errors import SiftError
 from puresift.infos import columns
+from puresift.records.logs import Log, pyarrow, read_log
 from puresift.types import Info
+
+__all__ = ["AuditLog", "Log", "read_log"]
 
 _OWN = ("loss", "p", "kept", "weight", "step")
 
@@ -58,7 +59,7 @@ class AuditLog:
             self._file = self.path.open("a", encoding="utf-8")
             self._file.write("\n" if torn else "")  # keep a line that a crash cut short apart
         else:
-            _pyarrow()
+            pyarrow()
             if self.path.exists():
                 raise SiftError(f"{self.path.name} exists, and Parquet cannot be appended to; choose another name")
 
@@ -95,7 +96,7 @@ class AuditLog:
             self._file.write("".join([line % row for row in zip(*written, strict=True)]))
             self._file.flush()
         else:
-            arrow, parquet = _pyarrow()
+            arrow, parquet = pyarrow()
             rows = arrow.table(lists)
             if self._file is None:
                 self._file = parquet.ParquetWriter(self.path, rows.schema)
@@ -114,71 +115,6 @@ class AuditLog:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-class Log(NamedTuple):
-    """A log read from a file: columns by name, and the number of unreadable lines."""
-
-    columns: dict[str, Any]  # a tensor [N, ...] where all rows have numbers, else a list
-    lost: int
-
-
-def read_log(path: str | Path) -> Log:
-    """Read a log. Lines that cannot be read are left out, counted and named in a warning; the others are kept.
-
-    Args:
-        path: what `AuditLog` wrote, or any JSONL whose objects have a "loss"; or Parquet with such a column.
-
-    Returns:
-        `Log(columns, lost)`; a loss that is null is NaN.
-
-    Raises:
-        SiftError: nothing in it can be read.
-        FileNotFoundError: there is no such file.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     file = Path(folder, "log.jsonl")
-        ...     _ = file.write_text('{"loss": 0.5, "id": 3}\\n{"loss": 0.25, "id": 4}\\n')
-        ...     read_log(file).columns["loss"]
-        tensor([0.5000, 0.2500])
-    """
-    path = Path(path)
-    if path.suffix == ".parquet":
-        if not path.exists():
-            raise FileNotFoundError(f"there is no {path}")
-        arrow, parquet = _pyarrow()
-        try:
-            read = parquet.read_table(path).to_pydict()
-        except (arrow.ArrowException, OSError) as error:
-            raise SiftError(
-                f"{path.name} cannot be read as Parquet ({error}); a file that was not closed has no index and is "
-                "lost: log to .jsonl where runs may be killed"
-            ) from error
-        if "loss" not in read:
-            raise SiftError(f'{path.name} has no column "loss", only {sorted(read)}; it is no log of losses')
-        return Log({name: _column(name, values) for name, values in read.items()}, 0)
-    rows, bad = [], []
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            row = _row(line)
-            if row is None:
-                bad.append(number)
-            else:
-                rows.append(row)
-    if not rows:
-        raise SiftError(f'{path.name} has no line that is a JSON object with a "loss"; it is no log, or an empty one')
-    if bad:
-        warnings.warn(
-            f"{path.name}: {len(bad)} of {len(rows) + len(bad)} lines cannot be read and were left out, the first is "
-            f"line {bad[0]}; a run that was killed while writing is the usual cause",
-            stacklevel=2,
-        )
-    names = list({name: None for row in rows for name in row})
-    return Log({name: _column(name, [row.get(name) for row in rows]) for name in names}, len(bad))
 
 
 def _torn(path: Path) -> bool:
@@ -204,31 +140,3 @@ def _written(tensor: Tensor, column: list[Any]) -> Iterator[str]:
     if tensor.ndim == 1 and not tensor.is_floating_point() and tensor.dtype != torch.bool:
         return map(str, column)
     return map(json.dumps, column)
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    loss = row.get("loss", "") if isinstance(row, dict) else ""
-    return row if loss is None or (isinstance(loss, int | float) and not isinstance(loss, bool)) else None
-
-
-def _column(name: str, values: list[Any]) -> Any:
-    """A tensor where that is possible: missing numbers are NaN in a column of floats."""
-    if name == "loss":
-        return torch.tensor([math.nan if value is None else value for value in values])
-    kinds = {type(value) for value in values}
-    if kinds in ({int}, {bool}):
-        return torch.tensor(values)
-    if kinds <= {int, float, type(None)} and float in kinds:
-        return torch.tensor([math.nan if value is None else float(value) for value in values])
-    return values
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        return import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError:
-        raise SiftError("Parquet needs pyarrow: pip install pyarrow, or log to .jsonl") from None

@@ -15,6 +15,8 @@ from puresift.types import Info
 # those below 1e-6 in absolute value in the middle bin.
 _ARM = torch.logspace(-6, 6, 769, dtype=torch.float64)
 EDGES = torch.cat([-_ARM.flip(0), _ARM])
+IDS, LABELS = 2**17, 2**12  # counted at most, so that memory does not grow with a run
+OTHERS = -(2**63)  # in place of the labels that came later
 
 
 class Histogram:
@@ -51,7 +53,10 @@ class Classes:
         label = info.extra.get("label")
         if label is None:
             return
-        rows = torch.stack([label.long(), torch.ones_like(label.long()), info.mask.long()], 1)
+        label = label.long()
+        if len(self.table) >= LABELS:
+            label = label.where(torch.isin(label, self.table[:, 0]), OTHERS)
+        rows = torch.stack([label, torch.ones_like(label), info.mask.long()], 1)
         labels, place = torch.cat([self.table[:, 0], rows[:, 0]]).unique(return_inverse=True)
         counts = torch.zeros(len(labels), 2, dtype=torch.int64)
         counts.index_add_(0, place, torch.cat([self.table, rows])[:, 1:])
@@ -59,11 +64,16 @@ class Classes:
 
 
 class Samples:
-    """How often each sample was seen, kept and scored, its summed loss and its label, by id."""
+    """How often each sample was seen, kept and scored, its summed loss and its label, by id.
+
+    Of more than IDS ids, those whose hash ends in enough zero bits: the same ids whatever the order of the rows, and
+    none that was ever left out before, so that what is counted of them is complete.
+    """
 
     def __init__(self, state: Mapping[str, Tensor]):
         self.ids = state.get("ids", torch.zeros(0, dtype=torch.int64))
         self.table = state.get("table", torch.zeros(0, 5, dtype=torch.float64))  # seen, kept, scored, loss, label
+        self.halvings = int(state.get("halvings", 0))  # of the share of ids that are counted
         self._pending: list[tuple[Tensor, Tensor]] = []  # rows not added to the table yet
 
     def add(self, info: Info) -> None:
@@ -74,7 +84,11 @@ class Samples:
         label = info.extra.get("label")
         named = ones * math.nan if label is None else label.double()
         entries = [ones, info.mask.double(), finite.double(), info.losses.double().where(finite, 0.0), named]
-        self._pending.append((info.extra["id"].long(), torch.stack(entries, 1)))
+        ids, rows = info.extra["id"].long(), torch.stack(entries, 1)
+        if self.halvings:
+            chosen = self._counted(ids)
+            ids, rows = ids[chosen], rows[chosen]
+        self._pending.append((ids, rows))
         if sum(len(ids) for ids, _ in self._pending) > max(4096, len(self.ids) // 2):
             self.merge()
 
@@ -86,11 +100,26 @@ class Samples:
         self.table = torch.zeros(len(self.ids), 5, dtype=torch.float64)
         self.table[:, :4].index_add_(0, place, old[:, :4])
         self.table[place, 4] = old[:, 4]
+        while len(self.ids) > IDS:
+            self.halvings += 1
+            chosen = self._counted(self.ids)
+            self.ids, self.table = self.ids[chosen], self.table[chosen]
+
+    def _counted(self, ids: Tensor) -> Tensor:
+        return _hashed(ids) & ((1 << self.halvings) - 1) == 0
 
     def ranked(self, most: int) -> list[tuple[str, int]]:
         """Table rows of the most kept samples, hardest first, and of the least kept ones, easiest first."""
         seen, kept, scored, loss, _ = self.table.unbind(1)
-        mean = torch.where(scored > 0, loss / scored, 0.0)
-        order = sorted(range(len(seen)), key=list(zip((kept / seen).tolist(), mean.tolist(), strict=True)).__getitem__)
+        by_mean = torch.where(scored > 0, loss / scored, 0.0).argsort(stable=True)
+        order = by_mean[(kept / seen)[by_mean].argsort(stable=True)]
         shown = min(most, len(order) // 2)
-        return [("most", at) for at in order[::-1][:shown]] + [("least", at) for at in order[:shown]]
+        hardest, easiest = order.flip(0)[:shown].tolist(), order[:shown].tolist()
+        return [("most", at) for at in hardest] + [("least", at) for at in easiest]
+
+
+def _hashed(ids: Tensor) -> Tensor:
+    """The bits of each id, mixed: splitmix64 without its first addition, in wrapping int64."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        ids = (ids ^ ((ids >> shift) & ((1 << (64 - shift)) - 1))) * (factor - 2**64)
+    return ids ^ ((ids >> 31) & ((1 << 33) - 1))

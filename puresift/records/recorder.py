@@ -15,10 +15,10 @@ from torch import Tensor
 from puresift import settings
 from puresift.errors import SiftError
 from puresift.infos import join, pools
-from puresift.records import images
-from puresift.records.counts import Classes, Histogram, Samples
+from puresift.records import held, images
+from puresift.records.counts import OTHERS, Classes, Histogram, Samples
 from puresift.records.meters import summarize
-from puresift.types import Info, Odds
+from puresift.types import Info
 
 FILE, FORMAT = "sifting.jsonl", 1
 
@@ -40,7 +40,10 @@ class Recorder:
         sample      rank ("most" or "least"), id, seen, kept (times), loss (the mean), label, text, image (a data URI,
                     or the name of a PNG or JPEG file in the folder)
 
-    A number that is not known is null or left out.
+    A number that is not known is null or left out. Every row counts in pools, losses and classes. So that memory stays
+    bounded, samples are counted for at most 131,072 ids: of more, for a share of 1/2, 1/4, ... of the ids, drawn by a
+    hash and counted from their first row on, so that the counts of those shown are exact. Labels beyond 4,096
+    different ones count together, as "(others)".
 
     Args:
         folder: created if missing.
@@ -94,7 +97,7 @@ class Recorder:
         state = state or {}
         self._losses = Histogram(state.get("histogram"))
         self._classes, self._samples = Classes(state.get("classes")), Samples(state)
-        self._held = [_info(state["held"])] if state.get("held") else []
+        self._held = [held.info(state["held"])] if state.get("held") else []
         self._pool: int | Tensor = state.get("pool", 0)
         self._phi: float | None = state.get("phi")
         self._seconds: float = state.get("seconds", 0.0)
@@ -135,8 +138,8 @@ class Recorder:
         """Write what is held as one line."""
         if not self._held:
             return
-        held, self._held = self._held, []
-        info = _host(join(held))
+        infos, self._held = self._held, []
+        info = held.host(join(infos))
         numbers = summarize(info)
         real = info.losses[info.losses.isfinite()]
         kept = info.losses[info.losses.isfinite() & info.mask]
@@ -177,9 +180,10 @@ class Recorder:
         return {
             "ids": self._samples.ids.clone(),
             "table": self._samples.table.clone(),
+            "halvings": self._samples.halvings,
             "histogram": self._losses.counts.clone(),
             "classes": self._classes.table.clone(),
-            "held": _flat(_host(join(self._held))) if self._held else {},
+            "held": held.flat(held.host(join(self._held))) if self._held else {},
             "pool": int(self._pool),
             "phi": self._phi,
             "seconds": self._seconds,
@@ -205,26 +209,11 @@ class Recorder:
         return {"id": id, "seen": int(seen), "kept": int(kept), "loss": mean, **named, **told}
 
     def _class(self, label: int) -> str:
+        if label == OTHERS:
+            return "(others)"
         return str(self._names[label]) if 0 <= label < len(self._names) else str(label)
 
     def _line(self, kind: str, **content: Any) -> None:
         content = {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in content.items()}
         with self.path.open("ab") as file:  # a run may end at any moment: leave no open handle
             file.write((json.dumps({"kind": kind, **content}, default=str) + "\n").encode())
-
-
-def _host(info: Info) -> Info:
-    """The info on the CPU, with only the columns that are counted."""
-    names = [name for name in ("id", "label", "nonfinite", "phi", "sifting") if name in info.extra]
-    losses, probs, weights, mask = (part.detach().cpu() for part in (info.losses, *info.odds, info.mask))
-    return Info(losses, Odds(probs, weights), mask, {name: info.extra[name].detach().cpu() for name in names})
-
-
-def _flat(info: Info) -> dict[str, Tensor]:
-    odds = {"probs": info.odds.probs, "weights": info.odds.weights}
-    return {"losses": info.losses, "mask": info.mask, **odds, **{f"extra.{name}": t for name, t in info.extra.items()}}
-
-
-def _info(flat: Mapping[str, Tensor]) -> Info:
-    extra = {name.removeprefix("extra."): tensor for name, tensor in flat.items() if name.startswith("extra.")}
-    return Info(flat["losses"], Odds(flat["probs"], flat["weights"]), flat["mask"], extra)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from puresift.report import figures, page
+from puresift.report import figures, page, single
 from puresift.report.reading import Run, read
 
 PAGE = "report.html"
@@ -40,8 +40,8 @@ def draw(places: Sequence[str | Path], out: str | Path) -> list[Path]:
 def _drawn(runs: list[Run]) -> page.Drawn:
     metric = figures.metric(runs)
     shared = [figures.evaluations(runs, metric) if metric else None, figures.kept(runs), figures.governed(runs)]
-    single = {name: [draw(run, at) for at, run in enumerate(runs)] for name, draw in figures.SINGLE.items()}
-    return dict(zip(("evaluations", "kept", "governor"), [[one] for one in shared], strict=True)) | single
+    alone = {name: [draw(run, at) for at, run in enumerate(runs)] for name, draw in single.SINGLE.items()}
+    return dict(zip(("evaluations", "kept", "governor"), [[one] for one in shared], strict=True)) | alone
 
 
 def _pictures(drawn: page.Drawn) -> dict[str, bytes]:
@@ -50,7 +50,7 @@ def _pictures(drawn: page.Drawn) -> dict[str, bytes]:
     for made in drawn.values():
         known = [figure for figure in made if figure is not None]
         for figure in known:
-            run = re.sub(r"[^a-z0-9]+", "-", figure.title.partition(":")[2].lower()).strip("-") or "run"
+            run = re.sub(r"[^a-z0-9]+", "-", figure.title.partition(":")[2].lower())[:80].strip("-") or "run"
             name = figure.name if len(known) == 1 else f"{figure.name}-{run}"
             number, free = 2, name
             while f"{free}.png" in files:

@@ -14,6 +14,7 @@ from puresift.errors import SiftError
 from puresift.records.recorder import FILE, FORMAT
 
 Line = dict[str, Any]
+_LARGEST = 1e100
 _DATA = re.compile(r"data:image/(png|jpeg);base64,[A-Za-z0-9+/]+={0,2}")
 _MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
 
@@ -113,27 +114,30 @@ def _run(path: Path) -> Run:
 
 def _line(where: str, raw: bytes, torn: bool) -> Line | None:
     try:
-        line = json.loads(raw.decode("utf-8", "replace"), parse_constant=lambda name: None)  # NaN is no JSON
-    except ValueError as error:
+        text = raw.decode("utf-8", "replace").removeprefix("\ufeff")
+        line = json.loads(text, parse_constant=lambda name: None)  # NaN is no JSON
+    except (ValueError, RecursionError) as error:
         if torn:
             warnings.warn(f"{where}: the last line was cut short and is left out", stacklevel=2)
             return None
         raise SiftError(f"{where}: not JSON ({error}); remove the line, or write the run again") from None
-    if not isinstance(line, dict) or line.get("kind") not in _NEEDED:
+    if not isinstance(line, dict) or not isinstance(line.get("kind"), str) or line["kind"] not in _NEEDED:
         raise SiftError(f'{where}: want an object with a "kind" among {", ".join(_NEEDED)}')
     kind = line["kind"]
     for name, types in _NEEDED[kind].items():
         if not _is(line.get(name), types):
-            raise SiftError(f'{where}: a "{kind}" line needs "{name}", {_words(types)}, got {line.get(name)!r}')
+            raise SiftError(f'{where}: a "{kind}" line needs "{name}", {_words(types)}, got {_cut(line.get(name))}')
     for name, types in _OPTIONAL[kind].items():
         if line.get(name) is not None and not _is(line[name], types):
-            raise SiftError(f'{where}: "{name}" must be {_words(types)} or null, got {line[name]!r}')
+            raise SiftError(f'{where}: "{name}" must be {_words(types)} or null, got {_cut(line[name])}')
     if kind == "run" and line["format"] != FORMAT:
-        raise SiftError(f"{where}: format {line['format']}, but this puresift reads format {FORMAT}; update puresift")
+        raise SiftError(
+            f"{where}: format {_cut(line['format'])}, but this puresift reads format {FORMAT}; update puresift"
+        )
     if kind == "losses":
         _histogram(where, line)
     if kind == "sample" and line["rank"] not in ("most", "least"):
-        raise SiftError(f'{where}: "rank" must be "most" or "least", got {line["rank"]!r}')
+        raise SiftError(f'{where}: "rank" must be "most" or "least", got {_cut(line["rank"])}')
     return line
 
 
@@ -148,7 +152,21 @@ def _histogram(where: str, line: Line) -> None:
 def _is(value: object, types: tuple[type, ...]) -> bool:
     if isinstance(value, bool) or not isinstance(value, types):
         return False
-    return not isinstance(value, float) or math.isfinite(value)
+    return (int not in types or str in types) or drawable(value)
+
+
+def drawable(value: object) -> bool:
+    """A number that a figure has room for: a file may hold one of hundreds of digits."""
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return real and -_LARGEST < value < _LARGEST and math.isfinite(value)  # type: ignore[operator,arg-type]
+
+
+def _cut(value: object) -> str:
+    """A value in a message, of which the first letters suffice."""
+    try:
+        return f"{value!r:.80}"
+    except RecursionError:
+        return "lists in lists"
 
 
 def _words(types: tuple[type, ...]) -> str:
@@ -160,8 +178,11 @@ def _image(text: str | None, path: Path) -> str | None:
     """The image as a data URI, to keep the page self-contained."""
     if text is None or _DATA.fullmatch(text):
         return text
-    file = (path.parent / text).resolve()
-    content = file.read_bytes() if file.is_relative_to(path.parent.resolve()) and file.is_file() else b""
+    try:
+        file = (path.parent / text).resolve()
+        content = file.read_bytes() if file.is_relative_to(path.parent.resolve()) and file.is_file() else b""
+    except (OSError, ValueError, RuntimeError):  # a text that can be no name of a file
+        content = b""
     for magic, kind in _MAGIC.items():
         if content.startswith(magic):
             return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

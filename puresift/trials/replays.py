@@ -163,7 +163,7 @@ def overlap(mask: Tensor) -> Tensor:
 def _pools(
     losses: Losses, pool: int, columns: Mapping[str, Tensor] | None, key: Key | None
 ) -> list[tuple[Losses, dict[str, Tensor], Key]]:
-    settings.count("pool", pool)
+    pool = settings.count("pool", pool)
     losses, columns = losses.float(), dict(columns or {})
     if losses.ndim != 1 or not len(losses):
         raise SiftError(f"losses must be Float[N] with N >= 1, got shape {list(losses.shape)}")
@@ -172,6 +172,7 @@ def _pools(
     for name, column in columns.items():
         if len(column) != len(losses):
             raise SiftError(f"column {name!r} has {len(column)} rows for {len(losses)} losses; pass one for each")
+    pool = min(pool, len(losses))  # an absurd one fits no tensor
     parts = losses.split(pool)
     steps = torch.arange(len(parts), device=losses.device)
     folded = vmap(keys.fold_in, in_dims=(None, 0))(keys.key(0) if key is None else key, steps)

@@ -9,10 +9,31 @@ import torch
 from torch import Tensor
 
 from puresift.errors import SiftError
-from puresift.trials.replays import Replayed
+from puresift.trials.replays import Replayed, overlap
 
 LABELS = ("label", "labels", "class", "group", "y")
 _CLASSES = 10  # of more, only the most frequent are shown
+
+
+def costs(answer: Replayed, names: list[str], width: int, phi: float) -> list[str]:
+    """What each rule keeps, and what a row then costs."""
+    lines = [f"{'rule':<{width}}  {'keep':>6}  {'planned':>7}  {'ESS':>6}  {f'cost at phi {phi:g}':>16}"]
+    for row, name in enumerate(names):
+        keep, planned, ess = float(answer.keep[row]), float(answer.planned[row]), float(answer.ess[row])
+        verdict = "" if phi + keep < 1 else "  (no less than training on everything)"
+        lines.append(f"{name:<{width}}  {keep:>6.3f}  {planned:>7.3f}  {ess:>6.3f}  {phi + keep:>16.3f}{verdict}")
+    return [
+        *lines,
+        "",
+        "cost: time per row seen, in rows trained on. ESS: of the kept weights, as a share of all rows.",
+    ]
+
+
+def overlaps(answer: Replayed, names: list[str], width: int) -> list[str]:
+    """How much of what one rule keeps another keeps as well."""
+    shared = [[f"{value:.2f}" for value in row] for row in overlap(answer.mask).tolist()]
+    rows = [f"{name:<{width}}  " + "  ".join(row) for name, row in zip(names, shared, strict=True)]
+    return ["", "overlap of what is kept (Jaccard)", *rows]
 
 
 def labels_of(columns: dict[str, Any], scored: Tensor, name: str | None) -> list[Any] | None:
