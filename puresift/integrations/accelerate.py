@@ -60,7 +60,8 @@ def sifting(
         loader: from `accelerator.prepare`.
         score: as in `ps.sifter`.
         rule: as in `ps.sifter`.
-        settings: the other arguments of `SiftingDataLoader`: params, weights, batch_size, key and so on.
+        settings: the other arguments of `SiftingDataLoader`: params, weights, batch_size, key and so on; pad is
+            "auto" by default.
 
     Raises:
         SiftError: the loader was not prepared, is a stateful one, or one rank reads for all.
@@ -76,6 +77,8 @@ def sifting(
         raise SiftError(
             "the sifting loader keeps the place in this loader itself, and exactly; leave use_stateful_dataloader out"
         )
+    if settings.get("pad") is None:
+        settings["pad"] = "auto"
     sifted = _Loader(loader, score, rule, **{"in_step": accelerator.num_processes > 1, **settings})
     accelerator.register_for_checkpointing(sifted)
     return sifted

@@ -185,7 +185,12 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def some(kinds, quick):
+    """All of them, those that are not quick ones marked slow."""
+    return [pytest.param(kind, marks=() if kind in quick else pytest.mark.slow) for kind in kinds]
+
+
+@pytest.mark.parametrize("kind", some(KINDS, ("one", "accumulated", "shuffled globally")))
 def test_it_resumes_at_every_step(tmp_path, kind):
     """Weights, learning rates and epochs equal those of the uninterrupted run, whatever the global seed was before."""
     settings = {**KINDS[kind], "save_strategy": "steps", "save_steps": 1, "max_steps": 7}
@@ -315,6 +320,7 @@ def test_a_governor_may_switch_sifting_off(tmp_path):
     assert "phi" in trainer.callback_handler.train_dataloader.loader.info.extra
 
 
+@pytest.mark.filterwarnings("ignore:.* has a forward hook")
 def test_lower_precision_scores_in_it_too(tmp_path):
     dtypes = {True: set(), False: set()}
 
@@ -506,7 +512,7 @@ DRAWN = {
 }
 
 
-@pytest.mark.parametrize("kind", DRAWN)
+@pytest.mark.parametrize("kind", some(DRAWN, ("accumulated", "workers")))
 def test_drawn_batches_resume_at_every_step(tmp_path, kind):
     settings = {"num_train_epochs": 2, **DRAWN[kind], "save_strategy": "steps", "save_steps": 1}
     whole = drawing(tmp_path, **settings)

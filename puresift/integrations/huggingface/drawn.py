@@ -53,11 +53,13 @@ def planned(trainer: Any, prioritizer: Prioritizer, loss: Loss | None, settings:
 class Drawing:
     """What a drawing trainer changes; comes before any Trainer among its bases."""
 
-    _drawn: Drawn
+    _drawn: Drawn | None = None  # a trainer that sifts has none
     _resume: str | None
 
     def get_train_dataloader(self: Any) -> Any:
         """The trainer's own loader, with batches drawn by the prioritizer."""
+        if self._drawn is None:
+            return super().get_train_dataloader()  # type: ignore[misc]
         self.args.ignore_data_skip = False  # by what it skips, the Trainer knows its place in the epoch
         inner, sampler = super().get_train_dataloader(), self._drawn.sampler()  # type: ignore[misc]
         fits(inner.dataset, sampler.plan)

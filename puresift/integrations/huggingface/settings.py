@@ -40,7 +40,8 @@ def prepared(
 ) -> Settings:
     """The settings, checked against this trainer."""
     args, rows = trainer.args, trainer._train_batch_size if batch_size is None else batch_size
-    sifters.sifter(score or (lambda params, batch: batch), rule, batch_size=rows, **settings)  # checks them
+    checked = {name: value for name, value in settings.items() if (name, value) != ("pad", "auto")}
+    sifters.sifter(score or (lambda params, batch: batch), rule, batch_size=rows, **checked)  # checks them
     per_sample = losses_of(trainer, loss)
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         raise SiftError("FSDP and DeepSpeed shard the parameters that scores need; use one device, or DDP")

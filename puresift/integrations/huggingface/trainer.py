@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import math
-import os
 from typing import Any
 
-import torch
-
-from puresift import keys
 from puresift.errors import SiftError
-from puresift.integrations.huggingface.drawn import Drawing, Drawn, found, planned
-from puresift.integrations.huggingface.passes import Passes, file
+from puresift.integrations.huggingface import refuse
+from puresift.integrations.huggingface.drawn import Drawing, Drawn, planned
+from puresift.integrations.huggingface.saving import Keeper, Saver
 from puresift.integrations.huggingface.settings import Loss, Settings, prepared
+from puresift.integrations.huggingface.sifting import WEIGHTS, Sifting
 from puresift.prioritizers import Prioritizer
-from puresift.records.meters import Meter
-from puresift.scores import autocast, batched
-from puresift.scores.model import live, per_row
 from puresift.stream.governors import Governor
-from puresift.stream.loader import SiftingDataLoader
 from puresift.types import Rule, Score, ScoreFn
 
 try:
@@ -34,7 +27,7 @@ if int(transformers.__version__.split(".")[0]) < 5:
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-WEIGHTS = "sift_weights"  # the batch entry that passes weights from the loader to the loss
+__all__ = ["WEIGHTS", "SiftingTrainer", "sift"]
 
 
 def sift(
@@ -72,7 +65,8 @@ def sift(
             `ps.batched(trainer.model, loss)`, in the precision set by the arguments (bf16, fp16).
         batch_size: rows in a batch; by default as many as in a pool, the per-device train batch size.
         governor: `ps.governor()`, as in `ps.sift`; it measures again in each pass.
-        settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite; with a
+        settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite; without
+            pad, batches may be padded to different lengths, as with `SiftingDataLoader(pad="auto")`; with a
             prioritizer those of `ps.PrioritizedSampler`: prefetch, sync.
 
     Returns:
@@ -95,24 +89,16 @@ def sift(
         >>> metrics["sift/seen"], metrics["sift/keep"]
         (32.0, 0.5)
     """
-    if (rule is None) == (prioritizer is None):
-        raise SiftError("pass either a rule, sift(trainer, rule), or a prioritizer, sift(trainer, prioritizer=...)")
+    refuse.neither(rule, prioritizer)
     if isinstance(trainer, _Resuming):
         raise SiftError("this trainer is sifted already; make a new Trainer to sift it in another way")
-    if loss is None and type(trainer).compute_loss is not Trainer.compute_loss:
-        raise SiftError(
-            f"{type(trainer).__name__} overrides compute_loss, which gives one number per batch, and sifting needs "
-            "one per row; pass it as loss(model, batch) -> Float[B]"
-        )
-    if replaced := sorted({"compute_loss", "get_train_dataloader", "train", "log"} & vars(trainer).keys()):
-        raise SiftError(f"{', '.join(replaced)} was set on the trainer itself; define it in a subclass of Trainer")
+    refuse.changed(trainer, Trainer, loss)
     if rule is not None:
         ready = prepared(trainer, rule, loss, score, batch_size, governor, settings)
         _install(_with(trainer, _Sifting), ready)
         return trainer
     assert prioritizer is not None
-    if any(setting is not None for setting in (score, batch_size, governor)):
-        raise SiftError("score, batch_size and governor are for a rule; a prioritizer scores nothing: leave them out")
+    refuse.scoring(score, batch_size, governor)
     drawn = planned(trainer, prioritizer, loss, settings)
     _draw(_with(trainer, _Drawing), drawn)
     return trainer
@@ -134,68 +120,30 @@ class _Resuming(Trainer):
             self._resume = None
 
 
-class _Sifting(_Resuming):
-    """What a sifting trainer changes; comes before any other Trainer among its bases."""
-
-    _sifting: Settings
-
-    def get_train_dataloader(self: Any) -> Any:
-        """Passes over the trainer's own loader, sifted outside of any prefetching."""
-        settings, args = self._sifting, self.args
-        with torch.random.fork_rng(devices=[]):  # accelerate seeds its shuffle from the global generator
-            torch.default_generator.manual_seed(args.seed)
-            inner = super().get_train_dataloader()
-        if isinstance(inner, Passes | SiftingDataLoader):
-            raise SiftError("get_train_dataloader() gives a sifted loader already; let it give the plain one")
-        loader = SiftingDataLoader(
-            inner,
-            settings.score or _score(self, settings.loss),
-            settings.rule,
-            params=lambda: live(self.model)(),  # the Trainer may replace its model
-            batch_size=self._train_batch_size if settings.batch_size is None else settings.batch_size,
-            key=keys.key(args.seed),
-            weights=WEIGHTS,
-            governor=settings.governor,
-            **settings.others,
-        )
-        passes = Passes(loader, self)
-        if self._resume is not None:
-            passes.load(self._resume)
-        return passes
-
-    def compute_loss(
-        self: Any, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The weighted mean of per-sample losses for sifted batches; the Trainer's own loss for all others."""
-        if WEIGHTS not in inputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        batch = {name: leaf for name, leaf in inputs.items() if name != WEIGHTS}
-        weights = inputs[WEIGHTS]
-        losses = per_row(self._sifting.loss(model, batch), len(weights))
-        score = self._sifting.score
-        if isinstance(score, Score) and score.observe is not None:
-            self.callback_handler.train_dataloader.loader.observe(losses.detach(), batch)
-        return (weights * losses).mean()
-
-    def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As the Trainer's, with the numbers of rows seen and kept."""
-        passes = self.callback_handler.train_dataloader
-        if isinstance(passes, Passes) and ("loss" in logs or "train_loss" in logs):
-            meter, passes.window = (passes.window, Meter()) if "loss" in logs else (passes.whole, Meter())
-            logs |= {f"sift/{name}": value for name, value in meter.read().items() if math.isfinite(value)}
-        super().log(logs, *args, **kwargs)
+class _Sifting(Sifting, _Resuming):
+    """What a sifting trainer changes."""
 
 
 class _Drawing(Drawing, _Resuming):
     """What a drawing trainer changes."""
 
 
-class SiftingTrainer(_Sifting):
-    """A Trainer that sifts: `sift` as a class. Further arguments are the Trainer's own.
+class _Saver(Saver, TrainerCallback):
+    """Saves what draws."""
+
+
+class _Keeper(Keeper, TrainerCallback):
+    """Saves what sifts."""
+
+
+class SiftingTrainer(Drawing, Sifting, _Resuming):
+    """A Trainer that sifts or draws: `sift` as a class. Further arguments are the Trainer's own.
 
     Args:
         args: as the Trainer's.
-        rule: this and `loss`, `score`, `batch_size`, `governor` and the settings of `ps.sifter` are as in `sift`.
+        rule: this, or `prioritizer`; both and `loss`, `score`, `batch_size`, `governor` and the settings are as in
+            `sift`.
+        prioritizer: see above.
 
     Raises:
         SiftError: as `sift`; and a subclass overrides compute_loss.
@@ -216,13 +164,15 @@ class SiftingTrainer(_Sifting):
     def __init__(
         self,
         *args: Any,
-        rule: Rule,
+        rule: Rule | None = None,
+        prioritizer: Prioritizer | None = None,
         loss: Loss | None = None,
         score: ScoreFn | Score | None = None,
         batch_size: int | None = None,
         governor: Governor | None = None,
         **kwargs: Any,
     ):
+        refuse.neither(rule, prioritizer)
         names = kwargs.keys() - inspect.signature(Trainer.__init__).parameters.keys()
         settings = {name: kwargs.pop(name) for name in names}
         super().__init__(*args, **kwargs)
@@ -231,46 +181,12 @@ class SiftingTrainer(_Sifting):
                 f"{type(self).__name__} overrides compute_loss, so the weights would not reach the loss; "
                 "pass loss(model, batch) -> Float[B] instead"
             )
-        _install(self, prepared(self, rule, loss, score, batch_size, governor, settings))
-
-
-class _Saver(TrainerCallback):
-    """Saves the state of what gives the batches with each checkpoint."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        found(kwargs["train_dataloader"], args, state.global_step)
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_hyper_param_search:  # the search owns these folders, and trials are not resumed
+        if rule is not None:
+            _install(self, prepared(self, rule, loss, score, batch_size, governor, settings))
             return
-        folder = os.path.join(args.output_dir, f"checkpoint-{state.global_step}")
-        os.makedirs(folder, exist_ok=True)
-        torch.save(self.state(kwargs["train_dataloader"]), os.path.join(folder, file(args)))
-
-    def state(self, loader: Any) -> dict[str, Any]:
-        return loader.batch_sampler.sampler.state_dict()
-
-
-class _Keeper(_Saver):
-    """Counts epochs by the candidates read."""
-
-    _epoch = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._epoch = kwargs["train_dataloader"].epoch
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        passes = kwargs["train_dataloader"]
-        # For the Trainer all passes are one epoch, which never ends.
-        state.epoch = passes.pools / passes.length if passes.length else state.global_step / state.max_steps
-        if passes.epoch > self._epoch and state.global_step < state.max_steps:  # the Trainer itself handles the last
-            self._epoch = passes.epoch
-            control.should_log |= args.logging_strategy == "epoch"
-            control.should_evaluate |= args.eval_strategy == "epoch" and args.eval_delay <= state.epoch
-            control.should_save |= args.save_strategy == "epoch"
-
-    def state(self, loader: Any) -> dict[str, Any]:
-        return loader.loader.state_dict()
+        assert prioritizer is not None
+        refuse.scoring(score, batch_size, governor)
+        _draw(self, planned(self, prioritizer, loss, settings))
 
 
 def _with(trainer: Any, base: type) -> Any:
@@ -294,10 +210,3 @@ def _draw(trainer: Any, drawn: Drawn) -> None:
 def _scaled(trainer: Any) -> None:
     """Our loss is a mean over one micro-batch, so the Trainer must divide it; it reads one flag or both, by version."""
     trainer.loss_is_scaled_for_ga = trainer.model_accepts_loss_kwargs = False
-
-
-def _score(trainer: Any, loss: Loss) -> ScoreFn:
-    score, args = batched(trainer.model, loss), trainer.args
-    if args.bf16 or args.fp16:
-        return autocast(score, torch.bfloat16 if args.bf16 else torch.float16)
-    return score

@@ -10,50 +10,27 @@ this one.
 from __future__ import annotations
 
 import copy
-import importlib
-import inspect
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from puresift import keys
 from puresift.data.pools import size
 from puresift.errors import MomentError, SiftError
+from puresift.integrations.lightning import refuse
 from puresift.integrations.lightning.epochs import Epochs, Probe
+from puresift.integrations.lightning.framework import _Callback, _new_enough
+from puresift.integrations.lightning.loading import Loader as _Loader
+from puresift.integrations.lightning.refuse import distributed as _distributed
 from puresift.records.meters import Meter
 from puresift.scores.model import live
 from puresift.stream.loader import SiftingDataLoader
 from puresift.stream.stream import progress
 from puresift.types import Batch, Key, Rule, Score, ScoreFn
 
-_OLDEST = (2, 5)
-_SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
+__all__ = ["SiftingCallback", "_Callback", "_distributed", "_new_enough"]
 _LOGGED = ("keep", "loss", "kept_loss", "threshold", "nonfinite")
-
-
-def _lightning() -> Any:
-    """`lightning.pytorch` or `pytorch_lightning`: the one in use, else the one installed."""
-    names = sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda name: name not in sys.modules)
-    for name in names:
-        try:
-            family: Any = importlib.import_module(name)
-        except ModuleNotFoundError:
-            continue
-        _new_enough(name, family.__version__)
-        return family
-    raise ModuleNotFoundError('Lightning is not installed; pip install "puresift[lightning]"')
-
-
-def _new_enough(name: str, version: str) -> None:
-    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
-        oldest = ".".join(map(str, _OLDEST))
-        raise ImportError(f'{name} {version} is too old, puresift needs {oldest}; pip install -U "puresift[lightning]"')
-
-
-_Callback: Any = _lightning().Callback
 
 
 class SiftingCallback(_Callback):
@@ -74,7 +51,7 @@ class SiftingCallback(_Callback):
         weights: how the weights, Float[batch_size], reach `training_step`: a name puts them into dict batches, True
             makes the batch `[batch, weights]`, None is for rules whose weights are all 1.
         prefix: of the logged names: keep, loss, kept_loss, threshold and nonfinite, as `ps.summarize` defines them.
-        settings: the other settings of `ps.SiftingDataLoader`.
+        settings: the other settings of `ps.SiftingDataLoader`; in a single process, pad is "auto" by default.
 
     Attributes: `loader`, the `ps.SiftingDataLoader` that sifts; None before the first epoch.
 
@@ -83,7 +60,7 @@ class SiftingCallback(_Callback):
             all 1, when no gradient reaches them.
 
     Example:
-        >>> import puresift as ps
+        >>> import puresift as ps, torch
         >>> model = torch.nn.Linear(2, 1)
         >>> score = ps.batched(model, lambda model, x: model(x)[:, 0].square())
         >>> sifting = SiftingCallback(score, ps.relative(keep=0.5), weights=True)
@@ -105,14 +82,16 @@ class SiftingCallback(_Callback):
         **settings: Any,
     ):
         def build(pools: Iterable[Batch], params: Any, key: Key) -> SiftingDataLoader:
-            return SiftingDataLoader(
-                pools, score, rule, params=params, batch_size=batch_size, key=key, weights=weights, **settings
-            )
+            alone = self._trainer is None or self._trainer.world_size == 1
+            ragged = {"pad": "auto"} if alone and settings.get("pad") is None else {}  # ranks must save equal shapes
+            others = {"batch_size": batch_size, "key": key, "weights": weights, **settings, **ragged}
+            return SiftingDataLoader(pools, score, rule, params=params, **others)
 
+        self._trainer: Any = None
+        self._pad = settings.get("pad")
         self._key = keys.key(0) if key is None else key
         build([], {}, self._key)  # settings are checked now
         self._build, self._mode, self._prefix = build, weights or None, prefix
-        self._trainer: Any = None
         self._epochs: Epochs | None = None
         self._saved: Mapping[str, Any] | None = None
         self._probe = Probe(weights)
@@ -166,20 +145,8 @@ class SiftingCallback(_Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
-        strategy = type(trainer.strategy).__name__
-        if strategy.startswith(_SHARDED):
-            raise SiftError(f"{strategy} shards or moves the parameters, so a score cannot read them; use DDP")
-        if trainer.overfit_batches:
-            raise SiftError("overfit_batches repeats batches and sifting does not; give wrap() a loader of few rows")
-        if trainer.world_size > 1 and not isinstance(trainer.limit_train_batches, int):
-            raise SiftError(
-                "ranks keep different numbers of rows, so an epoch has to be counted in batches for them to end it "
-                "together; pass Trainer(limit_train_batches=n), with n an int"
-            )
-        if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
-            raise SiftError(
-                "training_step takes dataloader_iter; sifting hands out batches, so take (batch, batch_idx)"
-            )
+        refuse.setup(trainer, pl_module)
+        refuse.ragged(trainer, self._pad)
         self._trainer = trainer
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -262,33 +229,3 @@ class SiftingCallback(_Callback):
         values, epoch = meter.read(), bool(suffix)
         named = {f"{self._prefix}{name}{suffix}": values[name] for name in _LOGGED}
         pl_module.log_dict(named, on_step=not epoch, on_epoch=epoch, batch_size=1, sync_dist=epoch)
-
-
-class _Loader(Iterable[Any]):
-    """What Lightning iterates over."""
-
-    def __init__(self, pools: Iterable[Batch], callback: SiftingCallback):
-        self.pools, self.callback = pools, callback
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.callback._begin(self.pools)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Empty: Lightning loses a loader's state when estimated_stepping_batches is read; the callback saves it."""
-        return {}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        pass
-
-
-def _distributed(pools: Any) -> None:
-    """Refuse a loader that gives every rank the same rows."""
-    if isinstance(pools, torch.utils.data.DataLoader) and not isinstance(
-        pools.dataset, torch.utils.data.IterableDataset
-    ):
-        samplers = (pools.sampler, getattr(pools.batch_sampler, "sampler", None))
-        if not any(isinstance(sampler, torch.utils.data.DistributedSampler) for sampler in samplers):
-            raise SiftError(
-                "every rank would read the same rows, as Lightning cannot put a sampler into a sifted loader; "
-                "give the DataLoader sampler=DistributedSampler(dataset)"
-            )

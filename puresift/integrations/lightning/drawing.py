@@ -14,7 +14,7 @@ from puresift.data.feeding import Fed
 from puresift.data.loaders import covers, length
 from puresift.data.prioritized import PrioritizedSampler
 from puresift.errors import SiftError
-from puresift.integrations.lightning.callback import _Callback
+from puresift.integrations.lightning.framework import _Callback
 from puresift.prioritizers import Prioritizer
 from puresift.types import Losses
 

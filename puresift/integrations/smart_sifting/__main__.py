@@ -12,15 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from puresift.integrations.smart_sifting import (
-    ALIAS,
-    LossImplementationNotProvidedException,
-    SiftConfigValidationException,
-    UnsupportedDataFormatException,
-    register,
-)
-
-_OURS = (SiftConfigValidationException, UnsupportedDataFormatException, LossImplementationNotProvidedException)
+from puresift.errors import SiftError
+from puresift.integrations.smart_sifting import ALIAS, register
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _known_to_children():
             runpy.run_path(str(script), run_name="__main__")
-    except _OURS as error:
+    except SiftError as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(script)]
         place = f"{script.name}:{frames[-1].lineno}: " if frames else ""
         print(f"puresift: {place}{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
@@ -60,11 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _known_to_children() -> Iterator[None]:
-    """Let the processes that a script starts (ranks, workers) import `smart_sifting` too, by a module on their path."""
+    """Let the processes that a script starts (ranks, workers) import `smart_sifting` too, by a module on their path.
+
+    A new interpreter reads the environment; a spawned or forkserver child is handed this process's own path instead.
+    """
     before = os.environ.get("PYTHONPATH")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, f"{ALIAS}.py").write_text(f"from {__package__} import register\n\nregister()\n")
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, before]))
+        sys.path.append(folder)  # `main` puts its own list back
         try:
             yield
         finally:

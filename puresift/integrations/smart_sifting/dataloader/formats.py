@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from puresift import trees
+from puresift.buffers import example
 from puresift.integrations.smart_sifting.data_model.data_model_interface import SiftingBatch
 from puresift.integrations.smart_sifting.exceptions import UnsupportedDataFormatException
-from puresift.types import Batch
+from puresift.types import Batch, Buffer, Pad
 
 _CURE = "write a SiftingBatchTransform and pass it as batch_transforms="
 
@@ -63,7 +64,7 @@ def plain(first: Any, expected: int | None, index: int | None) -> Format:
             return Format(lambda batch: batch.movedim(1, 0), lambda rows: rows.movedim(0, 1))
         return Format(lambda batch: batch, lambda rows: rows)
     if isinstance(first, Mapping):
-        return Format(_named, _mapping(kind))
+        return _mapped(kind)
     if not isinstance(first, list | tuple):
         raise UnsupportedDataFormatException(f"Batches of type {kind.__name__} are not supported by default; {_CURE}")
     if not first:
@@ -80,6 +81,27 @@ def plain(first: Any, expected: int | None, index: int | None) -> Format:
             "is a list of samples"
         )
     return Format(_listed, build)
+
+
+def fits(rows: Batch, buffer: Buffer, pads: Mapping[str, Pad]) -> None:
+    """Refuse rows that the buffer, made from the first batch, cannot hold.
+
+    Raises:
+        UnsupportedDataFormatException: their shapes or their number differ.
+    """
+    try:
+        trees.like(trees.pad(trees.numbered(rows), pads), example(buffer))
+    except ValueError as error:
+        raise UnsupportedDataFormatException(
+            f"{str(error).partition(';')[0]}; let the loader's collate function pad every batch to one shape, or "
+            "pass batch_transforms= with a ListBatch, whose rows may be of any length"
+        ) from error
+    capacity = buffer.weights.shape[0] - 1
+    if 2 * trees.batch_size(rows) > capacity:
+        raise UnsupportedDataFormatException(
+            f"a batch of {trees.batch_size(rows)} rows came after a first one of {capacity // 2}; let the loader "
+            "give batches of one size"
+        )
 
 
 def _dimension(samples: int, features: int | None, expected: int | None) -> int:
@@ -109,9 +131,31 @@ def _mapping(kind: type[Any]) -> Callable[[Any], Any]:
     return kind
 
 
-def _named(batch: Mapping[str, Any]) -> Batch:
-    count = next(filter(None, map(_count, batch.values())), 0)
-    return {name: _column(value, count) for name, value in batch.items()}
+def _mapped(kind: type[Any]) -> Format:
+    """Mappings; entries that belong to no row leave as those of the newest batch read."""
+    build = _mapping(kind)
+    order: list[str] = []
+    whole: dict[str, Any] = {}
+
+    def rows(batch: Mapping[str, Any]) -> Batch:
+        count = next(filter(None, map(_count, batch.values())), 0)
+        order[:] = batch
+        whole.clear()
+        whole.update({name: value for name, value in batch.items() if _whole(value)})
+        return {name: _column(value, count) for name, value in batch.items() if name not in whole}
+
+    def back(columns: Batch) -> Any:
+        return build({name: whole[name] if name in whole else columns[name] for name in order})
+
+    return Format(rows, back)
+
+
+def _whole(value: Any) -> bool:
+    """Whether an entry belongs to the whole batch: None, a flag, a word, a fraction, or a scalar of numpy or torch.
+
+    A plain whole number does not: it may count the batch's rows, which are others after sifting.
+    """
+    return value is None or isinstance(value, bool | float | str) or getattr(value, "shape", None) == ()
 
 
 def _listed(batch: list[Any] | tuple[Any, ...]) -> Batch:

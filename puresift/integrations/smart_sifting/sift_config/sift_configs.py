@@ -33,11 +33,8 @@ class SiftingBaseConfig:
     repeat_delay_per_epoch: bool = False
 
     def __post_init__(self) -> None:
-        _whole("sift_delay", self.sift_delay, least=0)
-        if not isinstance(self.repeat_delay_per_epoch, bool):
-            raise SiftConfigValidationException(
-                f"repeat_delay_per_epoch must be True or False, got {self.repeat_delay_per_epoch!r}"
-            )
+        _set(self, "sift_delay", _whole("sift_delay", self.sift_delay, least=0))
+        _set(self, "repeat_delay_per_epoch", _truth("repeat_delay_per_epoch", self.repeat_delay_per_epoch))
 
 
 @dataclass(frozen=True)
@@ -58,7 +55,7 @@ class LossConfig:
     sift_config: SiftingBaseConfig = field(default_factory=SiftingBaseConfig)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sift_config", read("sift_config", self.sift_config, SiftingBaseConfig))
+        _set(self, "sift_config", read("sift_config", self.sift_config, SiftingBaseConfig))
 
 
 @dataclass(frozen=True)
@@ -70,6 +67,12 @@ class RelativeProbabilisticSiftConfig:
         loss_history_length: losses to take the percentile over, >= 1. A batch longer than that is ranked among its
             own losses.
         loss_based_sift_config: a `LossConfig`, or a dict of its keys.
+        gate: not in the published API: keep everything, scored, until the mean loss has fallen, as `ps.gate` does; a
+            model that still guesses is the worse for being trained on its largest losses.
+        classes: of a classifier whose losses are in nats, for the gate; without it the first scored batches tell what
+            guessing costs.
+        hold: not in the published API: keep the planned share of every batch, as `ps.hold` does, drawn by
+            `ps.systematic`; ranks among older, larger losses keep less than planned while losses fall.
 
     Raises:
         SiftConfigValidationException: a value is of the wrong type or out of range.
@@ -83,16 +86,29 @@ class RelativeProbabilisticSiftConfig:
     beta_value: float
     loss_history_length: int
     loss_based_sift_config: LossConfig = field(default_factory=LossConfig)
+    gate: bool = False
+    classes: int | None = None
+    hold: bool = False
 
     def __post_init__(self) -> None:
-        beta = self.beta_value
+        beta = _plain(self.beta_value)
         if isinstance(beta, bool) or not isinstance(beta, int | float) or not 0 < beta < math.inf:
             raise SiftConfigValidationException(
                 f"beta_value must be a positive number, got {beta!r}; 1 / (1 + beta_value) of the data is kept"
             )
-        _whole("loss_history_length", self.loss_history_length, least=1)
+        _set(self, "beta_value", beta)
+        _set(self, "loss_history_length", _whole("loss_history_length", self.loss_history_length, least=1))
         config = read("loss_based_sift_config", self.loss_based_sift_config, LossConfig)
-        object.__setattr__(self, "loss_based_sift_config", config)
+        _set(self, "loss_based_sift_config", config)
+        _set(self, "gate", _truth("gate", self.gate))
+        _set(self, "hold", _truth("hold", self.hold))
+        if self.classes is not None:
+            _set(self, "classes", _whole("classes", self.classes, least=2))
+
+    @property
+    def keep(self) -> float:
+        """The planned share of the data, 1 / (1 + beta_value)."""
+        return 1 / (1 + self.beta_value)
 
 
 def read(name: str, given: Any, kind: type[Config]) -> Config:
@@ -117,6 +133,24 @@ def read(name: str, given: Any, kind: type[Config]) -> Config:
     return kind(**given)
 
 
-def _whole(name: str, value: Any, *, least: int) -> None:
+def _whole(name: str, given: Any, *, least: int) -> int:
+    value = _plain(given)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise SiftConfigValidationException(f"{name} must be a whole number >= {least}, got {value!r}")
+        raise SiftConfigValidationException(f"{name} must be a whole number >= {least}, got {given!r}")
+    return value
+
+
+def _truth(name: str, given: Any) -> bool:
+    value = _plain(given)
+    if not isinstance(value, bool):
+        raise SiftConfigValidationException(f"{name} must be True or False, got {given!r}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """A Python number for a scalar of numpy or torch; anything else as it is."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
+def _set(config: Any, name: str, value: Any) -> None:
+    object.__setattr__(config, name, value)  # the configurations are frozen
