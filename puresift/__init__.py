@@ -1,5 +1,7 @@
 """Online data sifting for PyTorch, as pure functions: score, select, draw, refill."""
 
+from typing import TYPE_CHECKING
+
 # The namespaces: ps.rules. and the tab key show all rules, and so on.
 from puresift import buffers, data, draws, integrations, keys, rules, scores, types
 
@@ -70,6 +72,19 @@ from puresift.recipes import auto
 from puresift.trials import check, compare, fastest, fitting, replay
 from puresift.records import AuditLog, Meter, Recorder, read_log, summarize
 
+if TYPE_CHECKING:
+    from puresift import testing
+else:
+
+    def __getattr__(name: str):
+        """The laws for users' own tests, imported on first use."""
+        if name != "testing":
+            raise AttributeError(f"module 'puresift' has no attribute {name!r}")
+        from importlib import import_module
+
+        return import_module("puresift.testing")
+
+
 __version__ = "0.1.0"
 # fmt: off
 __all__ = [
@@ -82,7 +97,7 @@ __all__ = [
     "importance", "infobatch", "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin",
     "mix", "peek", "per_sample", "prioritize", "prioritizer", "progress", "prune", "ramp", "rank_mix", "ranked",
     "read_log", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift",
-    "sifter", "skipping", "state_dict", "summarize", "systematic", "take", "threshold", "tokens", "top",
-    "total", "truncated", "types", "unbiased", "uniform", "with_ids",
+    "sifter", "skipping", "state_dict", "summarize", "systematic", "take", "testing", "threshold", "tokens",
+    "top", "total", "truncated", "types", "unbiased", "uniform", "with_ids",
 ]
 # fmt: on
