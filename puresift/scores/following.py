@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from puresift.scores.copies import SURROUNDINGS
-from puresift.scores.stamps import PLAIN, Stamp, copyable, stamp, trained
+from puresift.scores.stamps import PLAIN, Stamp, constant, copyable, stamp, trained
 
 _STANDARD = {*vars(nn.Module()), *SURROUNDINGS, "_compiled_call_impl"}  # hooks, modes and slots: not followed
 
@@ -53,7 +53,7 @@ class Follower:
 
     def _watch(self) -> None:
         """Note the tensors and containers, which can change while they stay the same object."""
-        found = {id(value): value for space in self.spaces for value in space.values if not isinstance(value, PLAIN)}
+        found = {id(value): value for space in self.spaces for value in space.values if not constant(value)}
         stamps = [(value, stamp(value)) for value in found.values()]
         self.watched: list[tuple[Any, Stamp]] = [(value, mark) for value, mark in stamps if mark is not None]
 

@@ -38,6 +38,11 @@ class Same:
         return isinstance(other, Same) and self.value is other.value
 
 
+def constant(value: Any) -> bool:
+    """Whether a value never changes: a number, a name, or a tuple of such."""
+    return isinstance(value, PLAIN) or (isinstance(value, tuple) and all(map(constant, value)))
+
+
 def version(value: Tensor) -> int:
     """A tensor's version counter, which goes up with each write in place; tensors of inference mode have none."""
     return 0 if value.is_inference() else value._version
