@@ -78,3 +78,10 @@ def test_the_same_bits_on_cuda():
 def test_a_bad_seed_is_refused(seed):
     with pytest.raises(ValueError, match=r"seed must be a whole number in \[0, 2\*\*64\)"):
         ps.key(seed)
+
+
+def test_each_pass_is_a_shuffle_of_its_own():
+    size = 50
+    ids = ps.keys.passes(ps.key(0), torch.arange(3 * size), size).view(3, size)
+    assert torch.equal(ids.sort(1).values, torch.arange(size).expand(3, size))
+    assert all((ids[one] != ids[other]).float().mean() > 0.8 for one, other in ((0, 1), (0, 2), (1, 2)))

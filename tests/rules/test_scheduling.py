@@ -129,3 +129,14 @@ def test_wrappers_hand_columns_down():
 def test_conflicting_schedules_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make(ps.top(keep=0.5))
+
+
+@pytest.mark.parametrize(
+    ("classes", "loss", "opens"), [(2, 0.5, True), (2, 0.6, False), (10, 0.6, True), (10, 2.0, False)]
+)
+def test_a_gate_opens_below_its_share_of_what_guessing_costs(classes, loss, opens):
+    """.8 ln 2 is .55, .8 ln 10 is 1.84, known at the first pool."""
+    rule = ps.gate(ps.top(keep=0.5), classes=classes, pools=1)
+    state, _ = rule.select(rule.init(), torch.full((8,), loss))
+    _, odds = rule.select(state, loss + torch.arange(8) / 1000)
+    assert bool((odds.probs < 1).any()) == opens
