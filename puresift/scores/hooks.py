@@ -19,8 +19,9 @@ def judge(model: nn.Module, known: set[int]) -> None:
     Raises:
         SiftError: a hook computes a weight.
     """
-    fresh = [(owner, hook) for number, owner, hook in _hooks(model) if number not in known]
-    known.update(number for number, _, _ in _hooks(model))
+    found = list(_hooks(model))
+    fresh = [(owner, hook) for number, owner, hook in found if number not in known]
+    known.update(number for number, _, _ in found)
     for owner, hook in fresh:
         if type(hook).__module__.startswith("torch.nn.utils."):
             raise SiftError(

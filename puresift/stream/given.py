@@ -10,6 +10,7 @@ from torch import nn
 
 from puresift import sifters
 from puresift.errors import ArgumentError, SiftError
+from puresift.scores import model
 from puresift.stream.padding import Ragged, collated
 
 _SETTINGS = [  # those of `ps.sifter`, except the batch size
@@ -31,8 +32,7 @@ def check(loader: Any, params: Any, settings: Mapping[str, Any]) -> None:
         raise SiftError(f"the loader is {kind}; pass an iterable that can be iterated again, such as a DataLoader")
     if isinstance(params, nn.Module):
         raise SiftError("params is a model; pass params=ps.live(model), which reads its parameters at each use")
-    if not callable(params) and not isinstance(params, Mapping):
-        raise SiftError(f"params is a {type(params).__name__}; pass ps.live(model), a callable or a mapping")
+    model.given(params)
     if unknown := sorted(settings.keys() - set(_SETTINGS)):
         raise ArgumentError(f"there is no setting {', '.join(unknown)}; those of the sifter are {', '.join(_SETTINGS)}")
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from puresift.errors import SiftError
 from puresift.integrations.smart_sifting.exceptions import SiftConfigValidationException
+from puresift.stream.given import batch_size
 
 
 def check(model: Any, orig_dataloader: Any, batch_transforms: Any, batch_format_index: Any) -> None:
@@ -39,9 +40,7 @@ class Facade:
     @property
     def batch_size(self) -> int | None:
         """Rows in a batch, where the wrapped loader says so."""
-        batches = getattr(self.orig_dataloader, "batch_sampler", None)
-        size = getattr(self.orig_dataloader, "batch_size", None) or getattr(batches, "batch_size", None)
-        return size if isinstance(size, int) else None
+        return batch_size(self.orig_dataloader)
 
     @property
     def sampler(self) -> Any:
