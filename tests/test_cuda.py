@@ -108,3 +108,40 @@ def test_one_rank_over_nccl(tmp_path):
         assert rows > 0
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("size", [1_000, 300_000])  # the second one is large enough to keep its last writes beside it
+def test_a_remembered_score_keeps_the_rows_that_it_keeps_on_the_cpu(size):
+    kept = {}
+    for device in ("cpu", "cuda"):
+        ids = torch.arange(256, device=device).split(32) * 2
+        pools = [{"id": part, "x": part.float() / size} for part in ids]
+        columns = {"id": lambda batch: batch["id"]}
+        score = ps.remembered(lambda params, batch: (batch["x"] * 2.0**20) % 7, size, every=2)
+        sifter = ps.sifter(score, ps.cover(ps.relative(keep=0.5), size=size, epochs=2), batch_size=8, columns=columns)
+        stream = ps.sift(sifter, sifter.init(ps.key(0), pools[0]), {}, ps.epochs(pools, 3))
+        for batch, *_ in stream:
+            kept.setdefault(device, []).append(batch["id"].cpu())
+            stream.observe((batch["x"] * 2.0**19) % 5)
+    assert torch.equal(torch.cat(kept["cpu"]), torch.cat(kept["cuda"]))
+
+
+def test_a_score_that_writes_to_its_batch_is_refused_on_a_gpu():
+    pools = [torch.ones(16, 3, device="cuda") for _ in range(3)]
+    sifter = ps.sifter(lambda params, x: x.div_(255).sum(1), ps.top(keep=0.5), batch_size=8)
+    with pytest.raises(ps.SiftError, match="writes to its input"):
+        next(ps.sift(sifter, sifter.init(ps.key(0), pools[0]), {}, pools))
+
+
+def test_rows_of_any_length_are_padded_on_a_gpu_as_on_the_cpu():
+    seen = {}
+    for device in ("cpu", "cuda"):
+        pools = []
+        for width in (3, 9, 5, 40, 2):
+            mask = (torch.arange(width) < torch.tensor([[width], [max(width - 1, 1)], [1], [width]])).long()
+            pools.append({"input_ids": (mask * 7).to(device), "attention_mask": mask.to(device)})
+        score = lambda params, batch: batch["input_ids"].sum(1).float()  # noqa: E731
+        sifted = ps.SiftingDataLoader(pools, score, ps.relative(keep=0.5), params={}, batch_size=2, pad="auto")
+        seen[device] = [batch["input_ids"].cpu() for batch in sifted]
+    for one, other in zip(seen["cpu"], seen["cuda"], strict=True):
+        assert torch.equal(one, other)

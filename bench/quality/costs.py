@@ -29,6 +29,7 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
     if rows < POOL * size:
         raise ValueError(f"{task.name} has {rows} rows, less than a pool of {POOL * size}: give it more")
     model = data.build(0).to(measure.device())
+    train = {name: leaf.to(measure.device()) for name, leaf in data.train.items()}
     pools = (ids for epoch in count() for ids in shuffled(rows, 1, epoch).split(POOL * size) if len(ids) == POOL * size)
 
     def scoring(kind: str) -> Callable[[], Any]:
@@ -36,13 +37,13 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
 
         def pass_() -> None:
             for ids in islice(pools, WINDOW // POOL):
-                score(params(), {name: leaf[ids] for name, leaf in data.train.items()})
+                score(params(), {name: leaf[ids] for name, leaf in train.items()})
 
         return pass_
 
     arms = [ARMS[name] for name in task.arms or ARMS]
     kinds = sorted({source(arm) for arm in arms if arm.score})
-    owners = [arm for arm in arms if arm.picks and arm.priced is None]
+    owners = list(dict.fromkeys(ARMS[arm.priced or arm.name] for arm in arms if arm.picks))
     drained: dict[str, list[float]] = {arm.name: [] for arm in owners}  # pools, call by call
     streams = {arm.name: _drained(arm, task, data, model, drained[arm.name]) for arm in owners}
     scores = {f"score {kind}": scoring(kind) for kind in kinds}
@@ -59,7 +60,7 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
         "score": {kind: spread["median"] for kind, spread in phi.items()},
         "pool": {name: spread["median"] for name, spread in own.items()},
         "spread": {"step": measure.spread(steps), "score": phi, "pool": own},
-        "small": small(task, data),
+        **({"small": small(task, data)} if any(arm.small for arm in arms) else {}),
         **lengths(task, data),
         "rounds": rounds,
         "checksum": data.checksum,

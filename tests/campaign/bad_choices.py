@@ -62,6 +62,8 @@ def choices() -> Iterator[Row]:
     yield "no draw", sifter(draw=None), "pass ps.bernoulli or ps.systematic"
     for name in ("nonfinite", "sifting", "phi", "reading"):
         yield f"a column {name}", sifter(columns={name: torch.sum}), "columns= may not use the names"
+    for wrong in (["id"], torch.sum, "id"):
+        yield f"columns as {wrong!r}", sifter(columns=wrong), "pass functions of the batch by name"
     yield "a column of values", sifter(columns={"id": torch.zeros(3)}), "pass a function of the batch"
     yield "length without pad", lambda: ps.chunked(plain, 4, length=torch.sum), "give length= and pad= together"
     yield "truncated nothing", lambda: ps.truncated(plain, 4, pad={}), "pad must name the leaves to cut"
