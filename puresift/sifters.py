@@ -118,7 +118,9 @@ def _check(draw: Any, columns: Mapping[str, Any]) -> None:
     if not callable(draw):
         raise ArgumentError(f"draw is {draw!r}; pass ps.bernoulli or ps.systematic, or draw(key, probs) -> Bool[B]")
     if not isinstance(columns, Mapping):
-        raise ArgumentError(f"columns is {columns!r}; pass functions of the batch by name: {{'id': lambda b: b['id']}}")
+        raise ArgumentError(
+            f"columns is {columns!r}; pass functions of the batch by name: {{'id': lambda batch: batch['id']}}"
+        )
     if taken := set(columns) & {*infos.POOLWISE, *infos.ARGUMENTS}:
         raise SiftError(f"columns= may not use the names {sorted(taken)}, which have a meaning already; rename them")
     for name, column in columns.items():
@@ -158,7 +160,7 @@ def _step(
     *,
     through: bool = False,
 ) -> tuple[SiftState, Info]:
-    batch = trees.plain(batch, lambda: ring.example(state.buffer))
+    batch = trees.plain(batch)
     rows = _stored(parts, state, detached(batch))
     cut = parts.windows.cut(rows)
 
@@ -195,7 +197,7 @@ def _flush(parts: _Parts, state: SiftState) -> tuple[SiftState, list[tuple[Batch
 def _observe(parts: _Parts, state: SiftState, batch: Batch, losses: Losses) -> SiftState:
     if parts.score is None or parts.score.observe is None:
         raise SiftError("this sifter's score remembers nothing, so there is nothing to observe")
-    batch = trees.plain(batch, lambda: ring.example(state.buffer))
+    batch = trees.plain(batch)
     losses = per_row(losses.detach(), trees.batch_size(batch)).float()
     return state._replace(score=parts.score.observe(state.score, batch, losses))
 

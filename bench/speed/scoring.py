@@ -32,6 +32,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 import puresift as ps
+from puresift import trees
 from bench.measure import interleaved, ratio, save, spread
 from bench.speed.overhead import MINILM
 from puresift.trials import peak, rank_correlation
@@ -196,7 +197,7 @@ def remembering(subject: Subject, params: Callable[[], Any], device: str) -> Cal
     kept = [
         (ps.keys.uniform(ps.key(100 + draw), ROWS) < KEEP).nonzero()[:, 0].to(device) for draw in range(7 * POOLS)
     ]  # seven turns, coprime to the epochs, so that rows are not kept in step
-    state, draws = memory.init(), itertools.cycle(kept)
+    state, draws = trees.to(memory.init(), torch.device(device)), itertools.cycle(kept)
     assert memory.observe is not None
     for pool in pools:
         state, _ = memory.apply(state, params(), pool)
