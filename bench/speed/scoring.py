@@ -32,9 +32,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2LMHeadModel
 
 import puresift as ps
-from puresift import trees
 from bench.measure import interleaved, ratio, save, spread
 from bench.speed.overhead import MINILM
+from puresift import trees
 from puresift.trials import peak, rank_correlation
 
 ROWS, WIDTH, VOCABULARY = 64, 32, 4000
