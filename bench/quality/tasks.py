@@ -78,6 +78,7 @@ def _whole(name: str, says: str, dtype: torch.dtype) -> Task:
         glance=24,
         arms=("full", "shortened", "rs2", "relative-1-gated", "auto", "prioritized-0"),
         budgets=(0.6,),
+        tuned=None if dtype == WHOLE else "sst2-whole32",
     )
 
 

@@ -299,6 +299,17 @@ def test_the_learning_rate_is_tuned_on_the_plain_arm_and_its_trials_are_told(hom
     assert work.terms(home, work.Job("tiny", "rs2", 0.4, 0))["lr"] == tuned["lr"]
 
 
+@pytest.mark.slow
+def test_processes_of_their_own_find_the_same_learning_rate(tmp_path):
+    """`digits` comes with a package; a task of these tests alone would not be found in another process."""
+    tried = []
+    for workers in ("1", "2"):
+        arguments = ["--task", "digits", "--seeds", "100", "--workers", workers]
+        assert main(["--tune", *arguments, "--results", str(tmp_path / workers)]) == 0
+        tried.append(json.loads((tmp_path / workers / "tuning.json").read_text())["digits"]["tried"])
+    assert tried[0] == tried[1]
+
+
 def test_by_the_clock_a_run_ends_when_its_time_is_up():
     """A clock that moves by two units a look; what is charged no longer decides."""
     looks = iter(range(10_000))
