@@ -305,7 +305,7 @@ def test_processes_of_their_own_find_the_same_learning_rate(tmp_path):
     tried = []
     for workers in ("1", "2"):
         arguments = ["--task", "digits", "--seeds", "100", "--workers", workers]
-        assert main(["--tune", *arguments, "--results", str(tmp_path / workers)]) == 0
+        assert command.main(["--tune", *arguments, "--results", str(tmp_path / workers)]) == 0
         tried.append(json.loads((tmp_path / workers / "tuning.json").read_text())["digits"]["tried"])
     assert tried[0] == tried[1]
 
