@@ -14,7 +14,8 @@ from torch import Tensor
 
 from puresift import settings, trees
 from puresift.scores.guarding import asked, watched
-from puresift.scores.model import Twin, given
+from puresift.scores.model import Scored, Twin, given
+from puresift.scores.sharding import Sharded
 from puresift.types import Batch, Losses, Pad, Params, ScoreFn
 
 _GRAPHS = ("reduce-overhead", "max-autotune")  # the modes that record CUDA graphs, one for each shape
@@ -129,8 +130,12 @@ def _twins(score: Any) -> list[Twin]:
         if id(part) in seen:
             continue
         seen.add(id(part))
+        if isinstance(part, Scored):
+            part = part.image
         if isinstance(part, Twin):
             found.append(part)
+        elif isinstance(part, Sharded):
+            part.compiled()
         waiting += _held(part)
     return found
 

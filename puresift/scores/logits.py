@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from puresift import trees
 from puresift.errors import SiftError
-from puresift.scores.model import Twin, per_row
+from puresift.scores.model import Scored, per_row
 from puresift.types import Batch, Losses, Params, ScoreFn
 
 # outputs(model, batch) -> (logits Float[B, classes], labels Int[B]), and further outputs that a score needs
@@ -152,12 +152,12 @@ def head_grad_norm(model: nn.Module, outputs: Outputs, *, bias: bool = True) -> 
 
 def _scored(model: nn.Module, outputs: Outputs, formula: Callable[..., Losses], asked: str) -> ScoreFn:
     """A score from a formula over the results of `outputs`, with logits in float32 and labels checked."""
-    twin, names = Twin(model, outputs), asked.split()
+    image, names = Scored(model, outputs), asked.split()
 
     def score(params: Params, batch: Batch) -> Losses:
         size = trees.batch_size(trees.plain(batch))
         with torch.no_grad():
-            given = twin.call(params, batch)
+            given = image.call(params, batch)
             if not isinstance(given, tuple | list) or len(given) != len(names):
                 raise SiftError(f"outputs must give ({', '.join(names)}), got {_name(given)}")
             logits, *rest = given

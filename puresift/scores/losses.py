@@ -12,7 +12,8 @@ from torch.func import grad, vmap
 from puresift import settings, trees
 from puresift.errors import SiftError
 from puresift.scores.copies import unwrap
-from puresift.scores.model import Twin, per_row
+from puresift.scores.model import Scored, Twin, per_row
+from puresift.scores.sharding import whole
 from puresift.types import Batch, Losses, Params, Score, ScoreFn
 
 Loss = Callable[[Any, Batch], Losses]  # loss(model, batch) -> Float[B]: the one thing a user writes
@@ -32,6 +33,10 @@ def batched(model: nn.Module, loss: Loss) -> ScoreFn:
 
     Forward hooks are left out, with a warning: they belong to the training forward.
 
+    A model that `torch.distributed.fsdp.fully_shard` spread over ranks is scored itself, in eval mode for the length of
+    the forward and hooks included, and sharded again after it. That forward is a collective: all ranks must score as
+    many pools, which `ps.hold` drawn by `ps.systematic` sees to.
+
     Args:
         model: any module; DDP and compile wrappers are removed.
         loss: `loss(model, batch)`, Float[B] or Float[B, 1], one per row. It may call the model twice, its methods or
@@ -42,9 +47,9 @@ def batched(model: nn.Module, loss: Loss) -> ScoreFn:
         `score(params, batch)`, Float[B]; params are all parameters and buffers by name, as `ps.live(model)` gives them.
 
     Raises:
-        SiftError: the model cannot be copied, or computes its weights in hooks; when called,
-            parameters are missing or unknown, or the loss does not give one floating-point number per row. A hook that
-            may change what passes, as far as its code tells, is warned of.
+        SiftError: the model cannot be copied, computes its weights in hooks, or is sharded in another way; when called,
+            parameters are missing, unknown or, of a sharded model, not its own, or the loss does not give one
+            floating-point number per row. A hook that may change what passes, as far as its code tells, is warned of.
 
     Example:
         >>> model = nn.Linear(2, 1)
@@ -52,11 +57,11 @@ def batched(model: nn.Module, loss: Loss) -> ScoreFn:
         >>> score(dict(model.named_parameters()), torch.ones(3, 2)).shape
         torch.Size([3])
     """
-    twin = Twin(model, loss)
+    image = Scored(model, loss)
 
     def score(params: Params, batch: Batch) -> Losses:
         with torch.no_grad():
-            return per_row(twin.call(params, batch), trees.batch_size(trees.plain(batch)))
+            return per_row(image.call(params, batch), trees.batch_size(trees.plain(batch)))
 
     return score
 
@@ -84,6 +89,7 @@ def per_sample(model: nn.Module, loss: Loss) -> ScoreFn:
         >>> score(dict(model.named_parameters()), torch.ones(3, 2)).shape
         torch.Size([3])
     """
+    whole(model, "per-sample losses")
     twin = Twin(model, loss)
 
     def score(params: Params, batch: Batch) -> Losses:
@@ -129,6 +135,7 @@ def grad_norm(model: nn.Module, loss: Loss, *, only: Callable[[str], bool] | Non
         Examples Early in Training", 2021.
     """
     chunk = settings.count("chunk", chunk)
+    whole(model, "per-sample gradients")
     parameters = dict(unwrap(model).named_parameters())
     learnt = [name for name, p in parameters.items() if (only(name) if only else p.requires_grad)]
     if not learnt:

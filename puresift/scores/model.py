@@ -15,6 +15,7 @@ from puresift.scores.copies import Live, copied, places, tensors, ties, unwrap
 from puresift.scores.following import Follower, OtherModules
 from puresift.scores.guarding import asked, watched
 from puresift.scores.hooks import judge
+from puresift.scores.sharding import Sharded, sharded
 from puresift.types import Batch, Losses, Params
 
 
@@ -69,6 +70,29 @@ def given(params: Any) -> None:
         raise ArgumentError("params is a model; pass ps.live(model), which reads its parameters at each use")
     if not isinstance(params, Mapping) and not callable(params):
         raise ArgumentError(f"params is a {type(params).__name__}; pass ps.live(model), a callable or a mapping")
+
+
+class Scored:
+    """Runs `function(model, batch)` to score: on a copy of the model, or on the model itself where it is sharded."""
+
+    def __init__(self, model: nn.Module, function: Callable[[Any, Batch], Any]):
+        self.model, self.function = weakref.ref(unwrap(model)), function
+        self.image = self._image()
+
+    def call(self, params: Params, batch: Batch) -> Any:
+        """The function's result with these parameters."""
+        if isinstance(self.image, Twin) and self._spread(params):  # since the score was made
+            self.image = self._image()
+        return self.image.call(params, batch)
+
+    def _image(self) -> Twin | Sharded:
+        model = self.model()
+        assert model is not None
+        return Sharded(model, self.function) if sharded(model) else Twin(model, self.function)
+
+    def _spread(self, params: Params) -> bool:
+        first = next(iter(params.values()), None) if isinstance(params, Mapping) else None
+        return type(first).__name__ == "DTensor" and self.model() is not None
 
 
 class Twin(nn.Module):
