@@ -56,20 +56,23 @@ def write(table: Tensor | Table, ids: Tensor, entries: Tensor) -> Tensor | Table
     on_host = ids.device.type == "cpu" and table.ids.device.type == "cpu"
     if not on_host or unreadable(table.ids[0] + ids.sum()):
         return _settled(values(table).index_copy(0, ids, entries), room)
-    held = int((table.ids < size).sum())
+    held = int(torch.searchsorted(table.ids, size))
     if held + ids.shape[0] > room:
         whole = table.values.index_copy(0, table.ids[:held], table.recent[:held])
         return _settled(whole.index_copy_(0, ids, entries), room)
-    # The new entries come first, so that of those with one id they are the ones that stay.
-    ordered, order = torch.cat([ids, table.ids[:held]]).sort(stable=True)
-    first = torch.ones_like(ordered, dtype=torch.bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    kept = torch.cat([entries, table.recent[:held]])[order[first]]
-    none = room - kept.shape[0]
+    # A merge: to sort all of them again takes twice as long. An id that is there moves up by those that came below it.
+    ids, order = ids.sort()
+    place = torch.searchsorted(table.ids, ids)
+    there = table.ids[place] == ids
+    new = ~there
+    new[1:] &= ids[1:] != ids[:-1]
+    place = place + new.cumsum(0) - (~there).long()
+    come = torch.zeros_like(table.ids).index_add_(0, place, new.long()).cumsum(0)
+    before = torch.arange(room).sub_(come).clamp_(min=0)
     return Table(
         table.values,
-        torch.cat([ordered[first], torch.full((none,), size)]),
-        torch.cat([kept, table.recent.new_zeros(none)]),
+        table.ids.index_select(0, before).index_copy_(0, place, ids),
+        table.recent.index_select(0, before).index_copy_(0, place, entries[order]),
     )
 
 

@@ -41,6 +41,10 @@ def test_a_table_is_the_tensor_it_stands_for(writes):
         assert torch.equal(before, plain[probe])
         assert torch.equal(later, expected[probe])
         assert torch.equal(tables.values(counted), expected)
+        for one in (table, counted):  # what was written lately is in order, each id once, and then there is nothing
+            held = one.ids[one.ids < SIZE]
+            assert torch.equal(one.ids, torch.cat([held.unique(), torch.full((16 - len(held),), SIZE)]))
+            assert not one.recent[len(held) :].any()
 
 
 def pools(rounds=6):

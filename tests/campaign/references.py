@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from fractions import Fraction
 from typing import Any
 
 List = list[float]
@@ -116,7 +117,7 @@ class Prune(Reference):
 
     def __call__(self, losses, rows):
         self.history.extend(losses)
-        mean = math.fsum(self.history) / len(self.history)
+        mean = sum(map(Fraction, self.history)) / len(self.history)  # exact: rounded, it can lie above equal losses
         probs = [1 - self.ratio if loss < mean else 1.0 for loss in losses]
         return probs, [1 / p for p in probs]
 

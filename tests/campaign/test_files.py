@@ -182,7 +182,7 @@ def trained(argv, said):
 @pytest.fixture(scope="module")
 def start():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.campaign.test_files"])
+    context.set_forkserver_preload(["tests.campaign.test_files", "tests.campaign.preloaded"])
 
     def started(argv, said):
         with suppress(FileNotFoundError):
@@ -206,6 +206,9 @@ def reviews(tmp_path_factory):
     return str(folder)
 
 
+SHORT = ["--epochs", "8", "--batch-size", "8", "--limit", "40", "--max-length", "8"]  # 40 pools, two or three seconds
+
+
 @pytest.fixture(scope="module")
 def whole(start, reviews, tmp_path_factory):
     """By arm: its options, a run that nothing disturbed, and the seconds it took."""
@@ -214,7 +217,7 @@ def whole(start, reviews, tmp_path_factory):
     def run(arm):
         if arm not in made:
             out = tmp_path_factory.mktemp("whole") / arm
-            options = [*TINY, "--data", reviews, *ARMS_TO_STOP[arm], "--epochs", "8"]
+            options = [*TINY, "--data", reviews, *ARMS_TO_STOP[arm], *SHORT]
             process = start([*options, "--out", str(out)], out.with_suffix(".txt"))
             began = time.monotonic()
             process.join()

@@ -1,6 +1,7 @@
 """Random configurations of `ps.sift` against a deque and rules by hand: rows, order, weights, and resuming."""
 
 import math
+import warnings
 from collections import Counter
 from random import Random
 
@@ -11,21 +12,57 @@ import puresift as ps
 from puresift.testing.comparing import through_bytes
 from tests.campaign.configurations import Configuration, configuration, sifter
 from tests.campaign.model import DRAWS, Queue, fold_in
-from tests.campaign.settings import SEED, number
+from tests.campaign.references import Prune
+from tests.campaign.settings import AT_ONCE, SEED, counted, number
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(7200)]
 
 
 def test_random_streams_are_those_of_a_deque():
-    cases, counts = number(300, 10_000), Counter()
-    for case in range(cases):
+    cases = number(300, 10_000)
+    counts = counted(ran, cases)
+    print(f"\nstreams: seed {SEED}, {cases} configurations, {dict(counts)}, 0 wrong")
+    assert counts["resumed"] > cases / 5 and counts["batches"] > cases and counts["too little"] < cases / 2
+
+
+def test_the_cases_of_several_processes_are_those_of_one_and_so_are_their_errors():
+    cases = 2 * AT_ONCE + 1
+    assert counted(marked, cases, parts=2) == counted(marked, cases, parts=1) == marked(range(cases))
+    for wrong, error in ((failed, AssertionError), (warned, UserWarning)):
+        with pytest.raises(error, match="case 200"):
+            counted(wrong, cases, parts=2)
+
+
+def marked(cases: range) -> Counter:
+    return Counter({"cases": len(cases), "of this seed": sum(case * (SEED + 1) for case in cases)})
+
+
+def failed(cases: range) -> Counter:
+    assert 200 not in cases, "case 200"
+    return Counter()
+
+
+def warned(cases: range) -> Counter:
+    if 200 in cases:
+        warnings.warn("case 200", stacklevel=1)
+    return Counter()
+
+
+def test_a_loss_at_the_mean_is_not_below_it_by_hand():
+    for size in range(1, 60):
+        losses = [math.sqrt(0.75)] * size
+        assert Prune(0.25, 64)(losses, [])[0] == [1.0] * size
+
+
+def ran(cases: range) -> Counter:
+    counts = Counter()
+    for case in cases:
         one = configuration(Random(f"{SEED}, {case}"))
         try:
             counts += run(one)
         except Exception as error:
             raise AssertionError(f"seed {SEED}, case {case}, {one.text}: {error}") from error
-    print(f"\nstreams: seed {SEED}, {cases} configurations, {dict(counts)}, 0 wrong")
-    assert counts["resumed"] > cases / 5 and counts["batches"] > cases and counts["too little"] < cases / 2
+    return counts
 
 
 def run(one: Configuration) -> Counter:
