@@ -116,7 +116,7 @@ def _units(weights: Tensor, largest: Tensor) -> Tensor:
     return (weights / largest).mul_(2.0**_SHARE).long()
 
 
-def systematic(key: Key, probs: Tensor) -> Tensor:
+def systematic(key: Key, probs: Tensor, *, count: int | None = None) -> Tensor:
     """One uniform u for the pool: row i is kept when floor(P_i + u) > floor(P_{i-1} + u), P the running sum of p.
 
     The number kept is the floor or the ceiling of sum(p), so it hardly varies from pool to pool. Neighbouring rows
@@ -125,6 +125,8 @@ def systematic(key: Key, probs: Tensor) -> Tensor:
     Args:
         key: Int64[2].
         probs: Float[B] in [0, 1].
+        count: what the probabilities are known to sum to. Now and then, in one of millions of pools, their rounding
+            would give a row more or less; with it, exactly so many are kept.
 
     Returns:
         Bool[B].
@@ -139,5 +141,10 @@ def systematic(key: Key, probs: Tensor) -> Tensor:
     high, low = keys.words(key, 2).unbind()
     start = (high << 8) | (low >> 24)
     steps = (probs * 2.0**_BITS).long()
-    floors = torch.cat([start[None], start + steps.cumsum(0)]) >> _BITS
+    sums = steps.cumsum(0)
+    if count is not None and len(probs):
+        # floor(sum + u) is the count for u from `lowest` on, and for the length of a whole number; u is moved there.
+        lowest, one = (count << _BITS) - sums[-1], 1 << _BITS
+        start = start.maximum(lowest).minimum(lowest + (one - 1)).clamp(0, one - 1)
+    floors = torch.cat([start[None], start + sums]) >> _BITS
     return floors[1:] > floors[:-1]

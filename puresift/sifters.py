@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,9 +13,9 @@ from puresift import draws, infos, keys, settings, signals, trees
 from puresift.buffers import objects, ring
 from puresift.buffers.windows import Windows, declared
 from puresift.errors import ArgumentError, SiftError
-from puresift.scores.guarding import Frozen, detached
 from puresift.scores.losses import Stateless, lift
-from puresift.scores.model import given, per_row
+from puresift.scores.model import per_row
+from puresift.steps import Column, Parts, decided, known, looked, wanted
 from puresift.types import (
     Batch,
     Draw,
@@ -23,7 +23,6 @@ from puresift.types import (
     Kept,
     Key,
     Losses,
-    Odds,
     Pad,
     Params,
     Rule,
@@ -32,8 +31,6 @@ from puresift.types import (
     Sifter,
     SiftState,
 )
-
-Column = Callable[[Batch], Tensor]
 
 
 def sifter(
@@ -48,6 +45,7 @@ def sifter(
     bucket: Column | None = None,
     window: int | None = None,
     nonfinite: Literal["raise", "drop", "keep"] = "raise",
+    ranks: Literal["own", "global"] = "own",
 ) -> Sifter:
     """Compose a score, a rule and a draw into a pure sifter.
 
@@ -68,6 +66,9 @@ def sifter(
         window: batches in such a window; 8 by default. A window leaves only when it is full.
         nonfinite: what to do with a row whose loss is NaN or infinite: "raise", "drop" it or "keep" it at weight 1;
             `info.extra["nonfinite"]` counts them. The rule sees the median finite loss in its place.
+        ranks: on several ranks, "own" sifts the pools of each apart; with "global" `ps.sift` decides over the pools of
+            all ranks as over one, and moves kept rows so that every rank gets as many batches. `step` itself is pure
+            and knows one pool only. In a single process both are the same.
 
     Returns:
         `Sifter(init, step, take, flush, observe)`:
@@ -95,6 +96,12 @@ def sifter(
     batch_size = settings.count("batch_size", batch_size)
     if nonfinite not in ("raise", "drop", "keep"):
         raise SiftError(f'nonfinite must be "raise", "drop" or "keep", got {nonfinite!r}')
+    if ranks not in ("own", "global"):
+        raise SiftError(f'ranks must be "own" or "global", got {ranks!r}')
+    if ranks == "global" and bucket is not None:
+        raise SiftError(
+            'bucket= sorts the rows of each rank apart, and ranks="global" moves them; leave out one of both'
+        )
     if window is not None and bucket is None:
         raise SiftError("window= sorts rows by length, so it needs bucket=, a function batch -> Int[B]")
     if window is None:
@@ -103,8 +110,10 @@ def sifter(
     _check(draw, columns or {})
     if score is None and bool(rule.wants(rule.init())):
         raise SiftError("this rule looks at losses, so it needs a score; ps.uniform(keep=...) does not")
-    windows = Windows(batch_size, window, length or bucket, bucket, declared(pad or {}))
-    parts = _Parts(None if score is None else lift(score), rule, draw, dict(columns or {}), windows, nonfinite)
+    spare = batch_size if ranks == "global" else 0
+    windows = Windows(batch_size, window, length or bucket, bucket, declared(pad or {}), spare)
+    lifted, count = None if score is None else lift(score), known(score, rule, draw, nonfinite)
+    parts = Parts(lifted, rule, draw, dict(columns or {}), windows, nonfinite, ranks == "global", count)
     return Sifter(
         partial(_init, parts),
         partial(_step, parts),
@@ -118,9 +127,7 @@ def _check(draw: Any, columns: Mapping[str, Any]) -> None:
     if not callable(draw):
         raise ArgumentError(f"draw is {draw!r}; pass ps.bernoulli or ps.systematic, or draw(key, probs) -> Bool[B]")
     if not isinstance(columns, Mapping):
-        raise ArgumentError(
-            f"columns is {columns!r}; pass functions of the batch by name: {{'id': lambda batch: batch['id']}}"
-        )
+        raise ArgumentError(f"columns is {columns!r}; pass functions of the batch by name: {{'id': lambda b: b['id']}}")
     if taken := set(columns) & {*infos.POOLWISE, *infos.ARGUMENTS}:
         raise SiftError(f"columns= may not use the names {sorted(taken)}, which have a meaning already; rename them")
     for name, column in columns.items():
@@ -130,18 +137,13 @@ def _check(draw: Any, columns: Mapping[str, Any]) -> None:
             )
 
 
-class _Parts(NamedTuple):
-    """The parts of a sifter."""
-
-    score: Score | None
-    rule: Rule
-    draw: Draw
-    columns: dict[str, Column]
-    windows: Windows
-    nonfinite: str
+def parts_of(sifter: Sifter) -> Parts | None:
+    """What `sifter` was made of; None where it is a caller's own."""
+    step = sifter.step
+    return step.args[0] if isinstance(step, partial) and step.func is _step else None
 
 
-def _init(parts: _Parts, key: Key, batch: Batch) -> SiftState:
+def _init(parts: Parts, key: Key, batch: Batch) -> SiftState:
     batch = trees.plain(batch)
     if not trees.batch_size(batch):
         raise SiftError("the first batch has no rows")
@@ -153,105 +155,40 @@ def _init(parts: _Parts, key: Key, batch: Batch) -> SiftState:
 
 
 def _step(
-    parts: _Parts,
+    parts: Parts,
     state: SiftState,
     params: Params | Callable[[], Params] | None,
     batch: Batch,
     *,
     through: bool = False,
 ) -> tuple[SiftState, Info]:
-    batch = trees.plain(batch)
-    rows = _stored(parts, state, detached(batch))
-    cut = parts.windows.cut(rows)
-
-    remembered, losses, finite = _score(parts, state, None if through else params, batch)
-    size = losses.shape[0]
-    columns = {name: infos.a_row(f"the column {name!r}", of(batch), size) for name, of in parts.columns.items()}
-    columns = detached(columns)
-    ruled, odds = _select(parts, state, losses, finite, columns, through)
-    odds = Odds(*(infos.a_row(f"the rule's {name}", values, size) for name, values in odds._asdict().items()))
-    mask = infos.a_row("the draw's mask", parts.draw(keys.fold_in(state.key, state.step), odds.probs), size)
-    if mask.dtype != torch.bool:
-        raise SiftError(f"a draw gives Bool[{size}], and this one gave {mask.dtype}; return mask.bool()")
-    buffer = ring.refill(state.buffer, Kept(rows, odds.weights, mask))
+    batch = trees.plain(batch, lambda: ring.example(state.buffer))
+    pool = looked(parts, state, None if through else params, batch)
+    ruled, odds, mask = decided(parts, state, pool.losses, pool.finite, pool.columns, through)
+    buffer = ring.refill(state.buffer, Kept(pool.rows, odds.weights, mask))
 
     objects.carry(buffer, state.buffer, batch)
-    after = SiftState(remembered, ruled, buffer, state.key, state.step + 1)
-    bad = torch.zeros_like(state.step) if finite is None else (~finite).sum()
+    after = SiftState(pool.score, ruled, buffer, state.key, state.step + 1)
+    bad = torch.zeros_like(state.step) if pool.finite is None else (~pool.finite).sum()
     refused = bad if parts.nonfinite == "raise" else torch.zeros_like(bad)
     widths = parts.windows.widths(buffer, state.key)
-    signal = signals.pack(buffer.fill, refused, parts.rule.wants(ruled), widths, cut)
-    return after, Info(losses, odds, mask, {**columns, "nonfinite": bad[None], signals.NAME: signal})
+    signal = signals.pack(buffer.fill, refused, wanted(parts, after), widths, pool.cut)
+    return after, Info(pool.losses, odds, mask, {**pool.columns, "nonfinite": bad[None], signals.NAME: signal})
 
 
-def _take(parts: _Parts, state: SiftState, width: int | None = None) -> tuple[SiftState, tuple[Batch, Tensor]]:
+def _take(parts: Parts, state: SiftState, width: int | None = None) -> tuple[SiftState, tuple[Batch, Tensor]]:
     buffer, taken = parts.windows.take(state.buffer, state.key, width)
     return state._replace(buffer=buffer), taken
 
 
-def _flush(parts: _Parts, state: SiftState) -> tuple[SiftState, list[tuple[Batch, Tensor]]]:
+def _flush(parts: Parts, state: SiftState) -> tuple[SiftState, list[tuple[Batch, Tensor]]]:
     buffer, batches = parts.windows.flush(state.buffer, state.key)
     return state._replace(buffer=buffer), batches
 
 
-def _observe(parts: _Parts, state: SiftState, batch: Batch, losses: Losses) -> SiftState:
+def _observe(parts: Parts, state: SiftState, batch: Batch, losses: Losses) -> SiftState:
     if parts.score is None or parts.score.observe is None:
         raise SiftError("this sifter's score remembers nothing, so there is nothing to observe")
-    batch = trees.plain(batch)
+    batch = trees.plain(batch, lambda: ring.example(state.buffer))
     losses = per_row(losses.detach(), trees.batch_size(batch)).float()
     return state._replace(score=parts.score.observe(state.score, batch, losses))
-
-
-def _stored(parts: _Parts, state: SiftState, batch: Batch) -> Batch:
-    """The rows of a pool as the buffer holds them, if they fit into it."""
-    if not state.step.is_meta:
-        trees.valued(batch)
-    rows = parts.windows.padded(batch, state.step.device)
-    size = trees.batch_size(rows)
-    trees.like(rows, ring.example(state.buffer))
-    pool = state.buffer.weights.shape[0] - parts.windows.rows - 1
-    if size > pool:
-        raise SiftError(
-            f"a pool of {size} rows came in, but the sifter was built for {pool}; "
-            "pass init the largest pool that will come"
-        )
-    return rows
-
-
-def _score(
-    parts: _Parts, state: SiftState, params: Params | Callable[[], Params] | None, batch: Batch
-) -> tuple[Any, Losses, Tensor | None]:
-    """The score's state, the losses, and which are finite; NaN and None where the pool is not scored."""
-    if params is not None:
-        given(params)
-    if not isinstance(params, dict) and callable(params):
-        params = params() if parts.score is not None and bool(parts.rule.wants(state.rule)) else None
-    size = trees.batch_size(batch)
-    if params is None or parts.score is None:
-        return state.score, torch.full((size,), torch.nan, device=state.step.device), None
-    rows = Frozen(batch)
-    remembered, losses = parts.score.apply(state.score, params, batch)
-    rows.compare()
-    # A copy without a graph: the score may write its next answer over this one, and histories would keep its graph.
-    losses = per_row(losses, size).detach().to(torch.float32, copy=True)
-    return detached(remembered), losses, losses.isfinite()
-
-
-def _select(
-    parts: _Parts, state: SiftState, losses: Losses, finite: Tensor | None, columns: dict[str, Tensor], through: bool
-) -> tuple[Any, Odds]:
-    """The rule's state and odds; rows of non-finite loss are kept at weight 1, or dropped."""
-    if through:  # stand-in losses would spoil the rule's history
-        return state.rule, Odds(torch.ones_like(losses), torch.ones_like(losses))
-    if finite is None:
-        return parts.rule.select(state.rule, torch.zeros_like(losses), **columns)
-    ruled, odds = parts.rule.select(state.rule, _stand_in(losses, finite), **columns)
-    kept = parts.nonfinite == "keep"
-    probs = torch.where(finite, odds.probs, 1.0 if kept else 0.0)
-    return ruled, Odds(probs, torch.where(finite, odds.weights, 1.0) if kept else odds.weights)
-
-
-def _stand_in(losses: Losses, finite: Tensor) -> Losses:
-    """The losses with the pool's median finite loss in place of NaN and infinities."""
-    median = torch.where(finite, losses, torch.nan).nanmedian()
-    return torch.where(finite, losses, torch.where(median.isnan(), 0.0, median))

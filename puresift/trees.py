@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from puresift import listed
 from puresift.errors import SiftError
+from puresift.listed import Objects, Rows, RowSerial, Serial
 from puresift.types import Batch, Pad
 
-_serial = itertools.count()
+__all__ = ["Objects", "RowSerial", "Rows", "Serial"]
 
 
-class Serial(NamedTuple):
-    """Replaces Python objects in a buffer, as tensors cannot hold them; the number tensor owns them, see `carry`."""
+def plain(batch: Batch, first: Callable[[], Batch] | None = None) -> Batch:
+    """The batch with every Mapping made a dict and every list of Python objects, or of one tree a row, made a leaf.
 
-    number: Tensor  # Int64[B]
-
-
-class Objects(list[Any]):
-    """A list of B Python objects that belong to the rows of a batch."""
-
-    def __init__(self, items: Any):
-        super().__init__(items)
-        self.numbers = torch.tensor([next(_serial) for _ in self], dtype=torch.int64)
-
-
-def plain(batch: Batch) -> Batch:
-    """The batch with every Mapping made a dict and every list of Python objects made an `Objects` leaf.
+    Args:
+        batch: any.
+        first: gives the rows of a buffer, made from the first batch: lists are read as they were in it.
 
     Raises:
         SiftError: a leaf is neither such a list nor a dense tensor, whose rows can be indexed.
     """
+    return _plain(listed.read(batch) if first is None else listed.read_as(batch, first()))
+
+
+def _plain(batch: Batch) -> Batch:
     if isinstance(batch, Objects):
         return batch
     if isinstance(batch, Tensor):
         return _dense(batch)
     if isinstance(batch, Mapping):
-        return {key: plain(value) for key, value in batch.items()}
+        return {key: _plain(value) for key, value in batch.items()}
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*map(plain, batch))
+        return type(batch)(*map(_plain, batch))
     if isinstance(batch, list | tuple):
-        if batch and not any(isinstance(item, Tensor | Mapping | list | tuple) for item in batch):
+        if batch and not any(map(listed.tree, batch)):
             return Objects(batch)
-        return type(batch)(map(plain, batch))
+        return type(batch)(map(_plain, batch))
     raise SiftError(
         f"a batch must be a tree of tensors with a shared leading dimension, got a {type(batch).__name__} in it; "
         "make it a tensor in the collate function, or a list with one object per row"
@@ -79,18 +74,26 @@ def valued(batch: Batch) -> None:
 
 def numbered(batch: Batch) -> Batch:
     """The batch with its `Objects` replaced by their serial numbers: tensors only."""
-    return map_leaves(lambda leaf: Serial(leaf.numbers) if isinstance(leaf, Objects) else leaf, batch)
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, Objects):
+            return leaf
+        return RowSerial(leaf.numbers) if isinstance(leaf, Rows) else Serial(leaf.numbers)
+
+    return map_leaves(one, batch)
 
 
-def serial(tree: Any) -> bool:
-    """Whether the tree has Python objects."""
-    is_serial = lambda node: isinstance(node, Serial | Objects)  # noqa: E731
+def serial(tree: Any, kinds: tuple[type, ...] = (Serial, RowSerial, Objects)) -> bool:
+    """Whether the tree has Python objects, or the numbers of such."""
+    is_serial = lambda node: isinstance(node, kinds)  # noqa: E731
     return any(map(is_serial, pytree.tree_leaves(tree, is_leaf=is_serial)))
 
 
-def map_leaves(function: Callable[..., Any], tree: Any, *rest: Any, whole: type | None = None) -> Any:
+def map_leaves(
+    function: Callable[..., Any], tree: Any, *rest: Any, whole: type | tuple[type, ...] | None = None
+) -> Any:
     """`function` over the leaves of trees of one structure; nodes of the type `whole` in the first are leaves."""
-    return pytree.tree_map(function, tree, *rest, is_leaf=whole and (lambda node: isinstance(node, whole)))
+    return pytree.tree_map(function, tree, *rest, is_leaf=(lambda node: isinstance(node, whole)) if whole else None)
 
 
 def leaves(tree: Any) -> list[Any]:
@@ -101,18 +104,22 @@ def leaves(tree: Any) -> list[Any]:
 def index(tree: Any, rows: Tensor | slice) -> Any:
     """Rows of every leaf: an Int64[n] gathers, a slice views."""
     if isinstance(rows, slice):
-        return map_leaves(lambda leaf: leaf[rows], tree)
+        return map_leaves(lambda leaf: type(leaf)(leaf[rows]) if isinstance(leaf, Objects) else leaf[rows], tree)
 
     def gather(leaf: Any) -> Any:
-        return Objects(leaf[row] for row in rows.tolist()) if isinstance(leaf, Objects) else leaf.index_select(0, rows)
+        if isinstance(leaf, Objects):
+            return type(leaf)(leaf[row] for row in rows.tolist())
+        return leaf.index_select(0, rows)
 
     return map_leaves(gather, tree)
 
 
 def to(tree: Any, device: torch.device) -> Any:
-    """Every tensor on `device`; from pinned memory without waiting."""
+    """Every tensor on `device`, those of `Rows` too; from pinned memory without waiting."""
 
     def move(leaf: Any) -> Any:
+        if isinstance(leaf, Rows):
+            return listed.moved(leaf, device)
         if not isinstance(leaf, Tensor) or leaf.device == device:
             return leaf
         moved = leaf.to(device, non_blocking=True)

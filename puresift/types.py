@@ -50,7 +50,10 @@ class Rule(NamedTuple):
 
 
 class Draw(Protocol):
-    """`mask = draw(key, probs)`: Bool[B] whose expectation is probs."""
+    """`mask = draw(key, probs)`: Bool[B] whose expectation is probs.
+
+    A draw that also takes `count=` keeps exactly so many rows where the probabilities sum to it.
+    """
 
     def __call__(self, key: Key, probs: Tensor) -> Tensor: ...
 

@@ -3,11 +3,14 @@
 A door is entered in `DOORS`; tests/integrations/test_doors.py compares all of them with the plain `ps.sift` loop.
 """
 
+import inspect
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 import puresift as ps
 from tests.strategies import data
@@ -97,6 +100,12 @@ def loader() -> Answer:
     return answer(model)
 
 
+def in_order(trainer: Any) -> Any:
+    """A Hugging Face Trainer that does not shuffle: only from transformers 5 on has it an argument for that."""
+    trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)
+    return trainer
+
+
 def huggingface() -> Answer:
     import transformers
 
@@ -106,7 +115,6 @@ def huggingface() -> Answer:
             folder,
             max_steps=len(plain()[0]) // BATCH,
             per_device_train_batch_size=POOL,
-            train_sampling_strategy="sequential",
             lr_scheduler_type="constant",
             max_grad_norm=0.0,
             save_strategy="no",
@@ -117,7 +125,7 @@ def huggingface() -> Answer:
             dataloader_pin_memory=False,
         )
         trainer = transformers.Trainer(model, args, train_dataset=Rows(), optimizers=(optimizer, None))
-        ps.integrations.huggingface.sift(trainer, rule(), loss=loss, batch_size=BATCH).train()
+        ps.integrations.huggingface.sift(in_order(trainer), rule(), loss=loss, batch_size=BATCH).train()
     return answer(model)
 
 
@@ -170,5 +178,11 @@ def lightning() -> Answer:
     return answer(module.net)
 
 
+def safely(fit: Callable) -> dict[str, bool]:
+    """What tells a Lightning Trainer's `fit` to load a checkpoint as plain tensors: from 2.6 on it can be told."""
+    return {"weights_only": True} if "weights_only" in inspect.signature(fit).parameters else {}
+
+
 DOORS = {"loader": loader, "accelerate": accelerate, "huggingface": huggingface, "lightning": lightning}
+NEEDS = {"accelerate": "accelerate", "huggingface": "transformers", "lightning": "lightning.pytorch"}
 TOLERANCE: dict[str, float] = {}  # doors whose trainer's own arithmetic differs from the plain loop's, each with why

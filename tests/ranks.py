@@ -11,9 +11,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 WORLD = 2
+PATIENCE = float(os.environ.get("PURESIFT_PATIENCE", "120"))  # seconds until a run is taken to hang
 
 
-def launch(names: str, seconds: float = 120) -> dict[str, list]:
+def launch(names: str, seconds: float = PATIENCE) -> dict[str, list]:
     """What each of the functions `names` returned, by rank; a run that hangs is killed and fails."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -145,3 +145,43 @@ def test_rows_of_any_length_are_padded_on_a_gpu_as_on_the_cpu():
         seen[device] = [batch["input_ids"].cpu() for batch in sifted]
     for one, other in zip(seen["cpu"], seen["cuda"], strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("weights", [True, None])
+@pytest.mark.parametrize(
+    "rule", [ps.hold(ps.relative(keep=0.5, history=256), keep=0.25), ps.top(keep=0.25), ps.uniform(keep=0.25)]
+)
+def test_a_rule_of_a_constant_count_never_waits_for_the_gpu(rule, weights):
+    """Any synchronisation, reads on the host among them, is an error."""
+    model = net(norm=False).cuda()
+    score = None if rule.wants is ps.rules.planning.never else ps.batched(model, cross_entropy)
+    pools = [tuple(leaf.cuda() for leaf in pool) for pool in loader(rows=32 * 40, batch_size=32)]
+    settings = {"draw": ps.systematic, "columns": {"first": lambda batch: batch[0][:, 0]}, "weights": weights}
+    sifting = ps.SiftingDataLoader(pools, score, rule, params=ps.live(model), batch_size=16, **settings)
+    optimizer, kept, passes = torch.optim.SGD(model.parameters(), lr=0.0), [], iter(sifting)
+    try:
+        for place, given in enumerate(passes):
+            if place == 3:  # what is made once is made
+                torch.cuda.set_sync_debug_mode("error")
+            batch, *_ = (given[0],) if weights else (given,)
+            optimizer.zero_grad()
+            cross_entropy(model, batch).mean().backward()
+            optimizer.step()
+            kept.append(sifting.info.extra["first"][sifting.info.mask])
+            if place == 17:
+                torch.cuda.set_sync_debug_mode("default")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [len(rows) for rows in kept] == [16] * (40 * 8 // 16), "of two pools each"
+
+
+def test_losses_that_are_not_finite_are_found_while_the_gpu_goes_on():
+    pools = [torch.rand(16, device="cuda") for _ in range(30)]
+    pools[4] = torch.full((16,), torch.nan, device="cuda").where(torch.arange(16, device="cuda") < 8, 1.0)
+    sifter = ps.sifter(lambda params, batch: batch, ps.top(keep=0.5), batch_size=8, draw=ps.systematic)
+    left = []
+    with pytest.raises(ps.SiftError, match="8 of 16 losses in pool 4 are NaN"):
+        for batch, *_ in ps.sift(sifter, sifter.init(ps.key(0), pools[0]), {}, pools):
+            left.append(batch)
+            torch.cuda.synchronize()
+    assert len(left) <= 6 and all(bool(rows.isfinite().all()) for rows in left)

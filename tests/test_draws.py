@@ -3,8 +3,10 @@
 import math
 from fractions import Fraction
 
+import pytest
 import torch
 from hypothesis import given
+from hypothesis import strategies as st
 
 import puresift as ps
 from tests.strategies import probs, seeds
@@ -25,3 +27,25 @@ def test_bernoulli_rows_are_independent():
     masks = torch.func.vmap(ps.bernoulli, in_dims=(0, None))(ps.keys.split(ps.key(0), 20_000), torch.full((4,), 0.5))
     correlation = torch.corrcoef(masks.double().T) - torch.eye(4, dtype=torch.float64)
     assert correlation.abs().max() < 0.04
+
+
+@pytest.mark.parametrize("start", [0, 1, 2**40 - 1, 2**39])
+@pytest.mark.parametrize("error", [-3e-7, 0.0, 3e-7])
+def test_a_known_count_is_kept_where_rounding_would_miss_it(monkeypatch, start, error):
+    """At the ends of the coin's range a running sum that is a little off keeps a row more or less."""
+    monkeypatch.setattr(ps.keys, "words", lambda key, num: torch.tensor([start >> 8, (start & 255) << 24]))
+    probs = (torch.full((40,), 0.3, dtype=torch.float64) + error).float()
+    assert int(ps.systematic(ps.key(0), probs, count=12).sum()) == 12
+    if start == 2**39:
+        assert torch.equal(ps.systematic(ps.key(0), probs, count=12), ps.systematic(ps.key(0), probs))
+
+
+def test_without_its_count_rounding_does_miss_it(monkeypatch):
+    monkeypatch.setattr(ps.keys, "words", lambda key, num: torch.tensor([2**32 - 1, 255 << 24]))
+    assert int(ps.systematic(ps.key(0), torch.full((40,), 0.3)).sum()) == 13
+
+
+@given(seeds, st.integers(1, 40))
+def test_a_known_count_changes_no_mask_that_has_it(seed, size):
+    probs = torch.full((4 * size,), 0.25)
+    assert torch.equal(ps.systematic(ps.key(seed), probs, count=size), ps.systematic(ps.key(seed), probs))

@@ -6,8 +6,10 @@ from typing import Any
 
 from puresift import trees
 from puresift.buffers import ring
-from puresift.trees import Serial
+from puresift.trees import RowSerial, Serial
 from puresift.types import Batch, Buffer
+
+_KINDS = (Serial, RowSerial)
 
 
 def carry(buffer: Buffer, old: Buffer, batch: Batch) -> None:
@@ -21,12 +23,12 @@ def carry(buffer: Buffer, old: Buffer, batch: Batch) -> None:
     held = ring.held_slots(buffer)
 
     def one(fresh: Any, stale: Any, leaf: Any) -> None:
-        if isinstance(fresh, Serial):
+        if isinstance(fresh, _KINDS):
             known = {**_owned(stale), **dict(zip(leaf.numbers.tolist(), leaf, strict=True))}
             owned = {number: known[number] for number in fresh.number[held].tolist()}
             fresh.number.__dict__["objects"] = owned
 
-    trees.map_leaves(one, ring.example(buffer), ring.example(old), batch, whole=Serial)
+    trees.map_leaves(one, ring.example(buffer), ring.example(old), batch, whole=_KINDS)
 
 
 def resolved(batch: Batch, buffer: Buffer) -> Batch:
@@ -35,10 +37,10 @@ def resolved(batch: Batch, buffer: Buffer) -> Batch:
         return batch
 
     def one(leaf: Any, owner: Any) -> Any:
-        return [_owned(owner)[number] for number in leaf.number.tolist()] if isinstance(leaf, Serial) else leaf
+        return [_owned(owner)[number] for number in leaf.number.tolist()] if isinstance(leaf, _KINDS) else leaf
 
-    return trees.map_leaves(one, batch, ring.example(buffer), whole=Serial)
+    return trees.map_leaves(one, batch, ring.example(buffer), whole=_KINDS)
 
 
-def _owned(leaf: Serial) -> dict[int, Any]:
+def _owned(leaf: Serial | RowSerial) -> dict[int, Any]:
     return getattr(leaf.number, "objects", {})

@@ -18,13 +18,14 @@ from puresift.errors import MomentError
 from puresift.types import Batch, Buffer, Kept
 
 
-def empty(batch: Batch, batch_size: int, *, window: int = 1) -> Buffer:
+def empty(batch: Batch, batch_size: int, *, window: int = 1, spare: int = 0) -> Buffer:
     """A buffer for rows like those of `batch`, and pools of up to as many.
 
     Args:
         batch: the largest pool to come; its values do not matter.
         batch_size: rows in a batch that leaves.
         window: batches that leave together, when rows are to be sorted by length among themselves.
+        spare: further slots, for rows that come from elsewhere.
 
     Returns:
         A buffer that holds no row.
@@ -34,7 +35,7 @@ def empty(batch: Batch, batch_size: int, *, window: int = 1) -> Buffer:
         >>> buffer.rows.shape, bool(full(buffer))
         (torch.Size([13, 3]), False)
     """
-    capacity = window * batch_size + trees.batch_size(batch) + 1
+    capacity = window * batch_size + trees.batch_size(batch) + 1 + spare
     weights = torch.zeros(capacity, device=_device(batch))
     rows = trees.map_leaves(lambda leaf: chunks.chunked(leaf.new_zeros((capacity, *leaf.shape[1:]))), batch)
     return Buffer(rows, weights, torch.tensor([0, window * batch_size, 0], device=weights.device))

@@ -45,6 +45,7 @@ class Windows(NamedTuple):
     length: Lengths | None  # batches are cut to their longest row by it
     bucket: Lengths | None  # rows are sorted by it within a window
     pads: Mapping[str, Pad]
+    spare: int = 0  # slots for rows that other ranks hand over
 
     @property
     def rows(self) -> int:
@@ -53,7 +54,11 @@ class Windows(NamedTuple):
 
     def empty(self, batch: Batch) -> Buffer:
         """A buffer for such pools."""
-        return ring.empty(self.padded(batch), self.batch_size, window=self.batches)
+        return ring.empty(self.padded(batch), self.batch_size, window=self.batches, spare=self.spare)
+
+    def pool(self, buffer: Buffer) -> int:
+        """Rows in the largest pool that such a buffer takes."""
+        return buffer.weights.shape[0] - self.rows - 1 - self.spare
 
     def padded(self, batch: Batch, device: torch.device | None = None) -> Batch:
         """The batch as the buffer holds it: ragged rows padded, Python objects replaced by their serial numbers."""

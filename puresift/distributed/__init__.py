@@ -4,9 +4,21 @@ Each rank sifts its own share of the data and keeps its own number of rows, so b
 all ranks together. In a single process nothing here has any effect. No other folder imports torch.distributed.
 """
 
+from puresift.distributed.folders import load_state, save_state
 from puresift.distributed.gathering import gathered
 from puresift.distributed.lockstep import in_step
 from puresift.distributed.ranks import place, rank_key
+from puresift.distributed.resharding import resharded
 from puresift.distributed.saving import stamped, unstamped
 
-__all__ = ["gathered", "in_step", "place", "rank_key", "stamped", "unstamped"]
+__all__ = [
+    "gathered",
+    "in_step",
+    "load_state",
+    "place",
+    "rank_key",
+    "resharded",
+    "save_state",
+    "stamped",
+    "unstamped",
+]

@@ -6,13 +6,11 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
-import torch
-import torch.distributed as dist
-
+from puresift.distributed.pacts import Pact
 from puresift.distributed.ranks import place
 from puresift.errors import MomentError
 
-_FAILED, _NONE, _ONE = -1, 0, 1
+_NONE, _ONE = 0, 1
 Item = TypeVar("Item")
 
 
@@ -21,9 +19,9 @@ def in_step(
 ) -> Iterator[Item]:
     """The batches, as long as every rank has one: all ranks stop together when the shortest has none left.
 
-    A rank that continued alone would hang in the next gradient all-reduce. Every step costs one all-reduce of one
-    number, which is read on the host. All ranks must also leave the loop together: stop on a count, or on something
-    they agree on.
+    A rank that continued alone would hang in the next gradient all-reduce. Every step costs one all-gather of a few
+    numbers, which are read on the host. All ranks must also leave the loop together: stop on a count, or on something
+    they agree on. A `SiftingDataLoader` does it without leaving out what is left.
 
     Args:
         batches: this rank's own, any number of them. What is left of them at the end is read and counted.
@@ -33,7 +31,8 @@ def in_step(
         An iterator over the first n batches, n the same on all ranks.
 
     Raises:
-        RuntimeError: another rank failed while it made its next batch, or read those that are left at the end.
+        RuntimeError: another rank failed while it made its next batch, or read those that are left at the end; its
+            cause names the rank.
 
     Warns:
         UserWarning: once, on rank 0: how many batches were left unused, summed over ranks.
@@ -46,13 +45,13 @@ def in_step(
     if world == 1:
         yield from batches
         return
-    source = iter(batches)
+    source, pact = iter(batches), Pact()
     while True:
-        item, least = _agreed(source)
+        item, least = _agreed(source, pact)
         if item is None or least == _NONE:
             break
         yield item[0]
-    unused = _added(source, 0 if item is None else 1)
+    unused = _added(source, 0 if item is None else 1, pact)
     if unused and rank == 0:
         warnings.warn(
             f"the ranks kept unequal numbers of rows: {unused} batches were left unused when the shortest rank "
@@ -61,37 +60,32 @@ def in_step(
         )
 
 
-def _agreed(source: Iterator[Item]) -> tuple[tuple[Item] | None, int]:
+def _agreed(source: Iterator[Item], pact: Pact) -> tuple[tuple[Item] | None, int]:
     """The next item, if there is one, and the least that any rank has."""
     item: tuple[Item] | None = None
     try:
         item, status = (next(source),), _ONE
     except StopIteration:
         status = _NONE
-    except BaseException:
-        _reduced([_FAILED], dist.ReduceOp.MIN)
+    except BaseException as error:
+        pact.fail(error)
         raise
-    (least,) = _reduced([status], dist.ReduceOp.MIN)
-    if least == _FAILED:
-        raise MomentError("another rank failed while it made its next batch; its own message says why")
-    return item, least
+    return item, min(_heard(pact, status, "made its next batch"))
 
 
-def _added(source: Iterator[Any], count: int) -> int:
+def _added(source: Iterator[Any], count: int, pact: Pact) -> int:
     """What is left on all ranks; where reading it fails on one, all of them raise and none goes on alone."""
     try:
         count += sum(1 for _ in source) if count else 0
-    except BaseException:
-        _reduced([count, 1], dist.ReduceOp.SUM)
+    except BaseException as error:
+        pact.fail(error)
         raise
-    total, failed = _reduced([count, 0], dist.ReduceOp.SUM)
-    if failed:
-        raise MomentError("another rank failed while it read its batches that are left; its own message says why")
-    return total
+    return sum(_heard(pact, count, "read its batches that are left"))
 
 
-def _reduced(numbers: list[int], how: Any) -> list[int]:
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    tensor = torch.tensor(numbers, device=device)
-    dist.all_reduce(tensor, how)
-    return tensor.tolist()
+def _heard(pact: Pact, number: int, doing: str) -> list[int]:
+    """The numbers of all ranks."""
+    try:
+        return [other for other, *_ in pact.agree(number)]
+    except MomentError as error:
+        raise MomentError(f"another rank failed while it {doing}; its own message says why") from error

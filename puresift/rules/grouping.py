@@ -10,7 +10,7 @@ from torch import Tensor
 from puresift import settings, tables, trees
 from puresift.errors import SiftError
 from puresift.rules.columns import column as read
-from puresift.rules.planning import fill
+from puresift.rules.planning import fill, wanting
 from puresift.tables import Table
 from puresift.types import Losses, Odds, Rule
 
@@ -113,7 +113,7 @@ def by_group(
         numbers = torch.arange(groups, device=state.unknown.device)
         return torch.func.vmap(lambda inner, number: rule.wants(inner))(state.inner, numbers).any()
 
-    return Rule(init, select, wants)
+    return Rule(init, select, wanting((rule,), wants))
 
 
 def _wishes(fractions: str, losses: Losses, member: Tensor, group: Tensor) -> Tensor:
@@ -204,4 +204,4 @@ def cover(rule: Rule, *, size: int, epochs: int, column: str = "id") -> Rule:
     def wants(state: CoverState) -> Tensor:
         return rule.wants(state.inner)
 
-    return Rule(init, select, wants)
+    return Rule(init, select, wanting((rule,), wants))

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from puresift import settings
 from puresift.errors import SiftError
+from puresift.rules.counting import like
+from puresift.rules.planning import wanting
 from puresift.settings import Number
 from puresift.types import Losses, Odds, Rule
 
@@ -77,7 +79,7 @@ def mix(*rules: Rule, shares: tuple[Number, ...] | list[Number] | None = None) -
         device = next((wish.device for wish in each if wish.device.type != "cpu"), each[0].device)
         return torch.stack([wish.to(device) for wish in each]).any()
 
-    return Rule(init, select, wants)
+    return Rule(init, select, wanting(rules, wants))
 
 
 def floor(rule: Rule, least: Number) -> Rule:
@@ -134,7 +136,7 @@ def by_error(rule: Rule) -> Rule:
     def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
         return rule.select(state, -torch.expm1(-losses.float().clamp(min=0)), **columns)
 
-    return Rule(rule.init, select, rule.wants)
+    return Rule(rule.init, like(select, rule), rule.wants)
 
 
 def by_root(rule: Rule) -> Rule:
@@ -164,4 +166,4 @@ def by_root(rule: Rule) -> Rule:
     def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
         return rule.select(state, losses.float().clamp(min=0).sqrt_(), **columns)
 
-    return Rule(rule.init, select, rule.wants)
+    return Rule(rule.init, like(select, rule), rule.wants)

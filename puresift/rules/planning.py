@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from puresift import settings
 from puresift.order import SORTED_UP_TO
 from puresift.order import total as exact_sum
+from puresift.rules.counting import counted
 from puresift.settings import Number
 from puresift.trees import unreadable
 from puresift.types import Losses, Odds, Rule
@@ -42,16 +44,18 @@ def uniform(keep: Number) -> Rule:
         ones = torch.ones_like(losses, dtype=torch.float32)
         return state, Odds(ones * keep, ones)
 
-    return Rule(UniformState, select, never)
+    return Rule(UniformState, counted(select, keep), never)
 
 
 def hold(rule: Rule, keep: Number) -> Rule:
     """Hold the plan, regardless of the losses: p = min(1, c * p), the one c with sum(p) = keep * B in every pool.
 
     Rules that rank among older losses keep less than planned while losses fall; this does not, and it carries nothing
-    from pool to pool. Drawn by `systematic`, the count is the floor or the ceiling of the plan. Rows of p = 0 are kept
-    only where the others cannot fill the plan at p = 1; they then share the rest equally. Pools that the rule
-    passes unscored (`delay`, `interrupt`) are kept whole. Weights are unchanged.
+    from pool to pool. Drawn by `systematic`, the count is the floor or the ceiling of the plan: exactly keep * B where
+    that is whole, for every pool. Several ranks then fill their batches at the same step without a word, and on a GPU
+    the stream reads nothing on the host. Rows of p = 0 are kept only where the others cannot fill the plan at p = 1;
+    they then share the rest equally. Pools that the rule passes unscored (`delay`, `interrupt`) are kept whole, so that
+    the count around such a rule is not constant. Weights are unchanged.
 
     Args:
         rule: any.
@@ -74,11 +78,13 @@ def hold(rule: Rule, keep: Number) -> Rule:
 
     def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
         after, odds = rule.select(state, losses, **columns)
-        through = ~rule.wants(state).to(losses.device) & (odds.probs == 1).all()
-        probs = torch.where(through, odds.probs, fill(odds.probs, keep * losses.shape[0]))
+        probs = fill(odds.probs, keep * losses.shape[0])
+        if rule.wants is not always:
+            through = ~rule.wants(state).to(losses.device) & (odds.probs == 1).all()
+            probs = torch.where(through, odds.probs, probs)
         return after, Odds(probs, odds.weights)
 
-    return Rule(rule.init, select, rule.wants)
+    return Rule(rule.init, counted(select, keep) if rule.wants is always else select, rule.wants)
 
 
 def fill(scores: Tensor, total: Number) -> Tensor:
@@ -138,3 +144,8 @@ def always(state: Any) -> Tensor:
 def never(state: Any) -> Tensor:
     """Bool[]: a rule that wants none."""
     return torch.zeros((), dtype=torch.bool)
+
+
+def wanting(rules: tuple[Rule, ...], wants: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+    """What a wrapper of these rules wants: `always` itself, which can be told from it, where all of them do."""
+    return always if all(rule.wants is always for rule in rules) else wants

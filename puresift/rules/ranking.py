@@ -11,6 +11,7 @@ from puresift import settings
 from puresift.errors import SiftError
 from puresift.order import rank_bounds
 from puresift.rules import histories
+from puresift.rules.counting import counted
 from puresift.rules.planning import always, fill
 from puresift.settings import Number
 from puresift.types import Losses, Odds, Rule
@@ -122,7 +123,7 @@ def top(keep: Number) -> Rule:
         probs = ((keep * size - (size - upto)) / (upto - below)).clamp(0, 1).to(losses.dtype)
         return state, Odds(probs, torch.ones_like(probs))
 
-    return Rule(TopState, select, always)
+    return Rule(TopState, counted(select, keep), always)
 
 
 def _mean_power(below: Tensor, upto: Tensor, number: Tensor | int, equal: Tensor, exponent: Number) -> Tensor:
@@ -182,4 +183,4 @@ def ranked(keep: Number) -> Rule:
         probs = fill((sums[upto] - sums[below]) / (upto - below), keep * size)
         return state, Odds(probs, torch.ones_like(probs))
 
-    return Rule(RankedState, select, always)
+    return Rule(RankedState, counted(select, keep), always)

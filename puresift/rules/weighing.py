@@ -11,8 +11,9 @@ from puresift import settings
 from puresift.errors import SiftError
 from puresift.order import SORTED_UP_TO, mean
 from puresift.rules.columns import MissingColumn
+from puresift.rules.counting import counted, like
 from puresift.rules.histories import ShortHistory, remember, unseen
-from puresift.rules.planning import always, fill
+from puresift.rules.planning import always, fill, wanting
 from puresift.settings import Number
 from puresift.trees import unreadable
 from puresift.types import Losses, Odds, Rule
@@ -86,7 +87,7 @@ def importance(keep: Number, *, floor: Number = 0.1, bias: Number = 1.0, history
         probs = fill(mixed, keep * size)
         return state, Odds(probs, _weights(keep, probs, bias))
 
-    return Rule(ImportanceState, select, always)
+    return Rule(ImportanceState, counted(select, keep), always)
 
 
 def _by_mean(keep: Number, floor: Number, bias: Number, length: int) -> Rule:
@@ -187,7 +188,7 @@ def unbiased(rule: Rule, *, keep: Number | None = None, clip: Number | None = No
     def wants(state: UnbiasedState) -> Tensor:
         return rule.wants(state.inner)
 
-    return Rule(init, select, wants)
+    return Rule(init, like(select, rule), wanting((rule,), wants))
 
 
 def _gives_up_rows(rule: Rule, rows: int = 8) -> bool:

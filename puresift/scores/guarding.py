@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from puresift import trees
 from puresift.errors import SiftError
+from puresift.listed import tensors as tensors_of
 from puresift.scores.copies import Live, tensors, unwrap
 from puresift.scores.hooks import judge
 from puresift.scores.stamps import Same, version
@@ -123,7 +124,10 @@ class Frozen:
 
     def __init__(self, batch: Batch):
         leaves = [] if torch.compiler.is_compiling() else trees.named(batch)
-        self._leaves = [(name, leaf, version(leaf)) for name, leaf in leaves if isinstance(leaf, Tensor)]
+        rows = [(name, leaf) for name, leaf in leaves if isinstance(leaf, trees.Rows)]
+        inner = [(f"{name}/{part}", tensor) for name, leaf in rows for part, tensor in tensors_of(leaf)]
+        whole = [(name, leaf) for name, leaf in leaves if isinstance(leaf, Tensor)]
+        self._leaves = [(name, leaf, version(leaf)) for name, leaf in whole + inner]
 
     def compare(self) -> None:
         """Raise if a leaf was written to.

@@ -10,6 +10,7 @@ from torch import nn
 
 from puresift.errors import SiftError
 
+_STILL = ("make_inputs_require_grads",)  # of transformers and PEFT under checkpointing: it changes no value
 _CURE = "compute it in a module's forward instead, or remove it before sifting"
 
 
@@ -42,4 +43,5 @@ def judge(model: nn.Module, known: set[int]) -> None:
 def _hooks(model: nn.Module) -> Iterator[tuple[int, str, Any]]:
     for name, module in model.named_modules():
         for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            yield from ((number, name or "the model", hook) for number, hook in hooks.items())
+            found = ((number, name or "the model", hook) for number, hook in hooks.items())
+            yield from (one for one in found if getattr(one[2], "__name__", "") not in _STILL)

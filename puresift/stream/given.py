@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from puresift import sifters
+from puresift.distributed.ranks import place
 from puresift.errors import ArgumentError, SiftError
 from puresift.scores import model
 from puresift.stream.padding import Ragged, collated
@@ -41,9 +42,14 @@ def ragged(loader: Any, settings: dict[str, Any]) -> Ragged | None:
     """The padding that pad="auto" asks for, taken out of the settings.
 
     Raises:
-        SiftError: pad is another word.
+        SiftError: pad is another word, or rows of any length would move between ranks.
     """
     pad = settings.get("pad")
+    if pad is not None and settings.get("ranks") == "global" and not isinstance(pad, Mapping) and place()[1] > 1:
+        raise SiftError(
+            'with ranks="global" rows move between ranks, so all need one length; instead of pad="auto" declare it, '
+            "as in pad={'input_ids': ps.Pad(0, 128)}"
+        )
     if not isinstance(pad, str | Ragged):
         return None
     if isinstance(pad, str) and pad != "auto":

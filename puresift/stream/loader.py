@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from torch import Tensor
@@ -11,21 +11,25 @@ from torch import Tensor
 from puresift import checkpoint, keys, sifters, trees
 from puresift.buffers import example
 from puresift.data.pools import set_epoch
-from puresift.distributed import lockstep
+from puresift.distributed.pacts import Pact
 from puresift.distributed.ranks import rank_key
 from puresift.distributed.saving import stamped, unstamped
 from puresift.errors import MomentError, SiftError
+from puresift.infos import join
 from puresift.settings import called
+from puresift.sifters import parts_of
+from puresift.steps import Parts
 from puresift.stream import given
 from puresift.stream.governors import Governor
+from puresift.stream.pacing import Pace
 from puresift.stream.places import PREFIX, Place, wrapped
 from puresift.stream.runs import Run
 from puresift.stream.shares import Shares
-from puresift.stream.stream import Stream, sift
+from puresift.stream.stream import Stream
+from puresift.stream.stream import stream as started
+from puresift.stream.telling import LOADER_WAY_ON, NONE, OVER
 from puresift.stream.weights import Handout
 from puresift.types import Batch, Info, Key, Losses, Params, Rule, Score, ScoreFn, SiftState
-
-_WAY_ON = "loader.load_state_dict(loader.state_dict()) goes on where it stood; a next pass alone leaves out the rest"
 
 
 class SiftingDataLoader(Iterable[Any]):
@@ -47,7 +51,11 @@ class SiftingDataLoader(Iterable[Any]):
         weights: how the weights, Float[batch_size], reach the loss: None leaves them in the attribute `weights`, a
             name puts them into dict batches, True yields (batch, weights).
         governor: as in `ps.sift`; it measures again in each pass.
-        in_step: whether a pass ends on all ranks together, when the shortest has no batch left; for DDP.
+        in_step: for DDP. With True a pass ends on all ranks together, when one has read its pools; what the others
+            have left comes first in their next pass, and a rank that fails ends all of them, by name. With False each
+            goes alone. By default ranks whose rule keeps a constant number (`ps.hold`, drawn by `ps.systematic`) are
+            compared as a pass begins: of equally many pools they fill batches at the same steps, without a word; else
+            they go as with True. Other rules go as with False, and warn.
         settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite. With
             pad="auto" the entries that tokenizers make (input_ids, attention_mask, labels and so on) may have another
             length in each batch: they are padded as far as needed, and rows leave cut to the longest of their batch.
@@ -82,7 +90,7 @@ class SiftingDataLoader(Iterable[Any]):
         key: Key | None = None,
         weights: str | bool | None = None,
         governor: Governor | None = None,
-        in_step: bool = False,
+        in_step: bool | None = None,
         **settings: Any,
     ):
         if isinstance(loader, SiftingDataLoader) or isinstance(wrapped(loader), SiftingDataLoader):
@@ -92,25 +100,28 @@ class SiftingDataLoader(Iterable[Any]):
         self._params, self._governor = params, governor
         if governor is not None:
             called("governor", governor, "decide")
-        self._key = rank_key(keys.key(0) if key is None else keys.checked(key))
-        self._in_step = in_step
+        key = keys.key(0) if key is None else keys.checked(key)
+        self._pace = Pace(in_step, key)
         self._handout = Handout(weights)
         self._ragged = given.ragged(loader, settings)
         self._shares = Shares()
         self._build = lambda size: sifters.sifter(
             score, rule, batch_size=size, **(self._ragged.settings(settings) if self._ragged else settings)
         )
-        self._sifter = self._build(
-            1 if self.batch_size is None else self.batch_size
-        )  # settings are checked now, even if the size comes later
+        # Settings are checked now, even if the size comes later.
+        self._sifter = self._build(1 if self.batch_size is None else self.batch_size)
+        self._key = key if self._parts.shared else rank_key(key)
         self._state: SiftState | None = None
         self._stream: Stream | None = None
+        self._passed: list[Info] = []  # of pools that were read after the last batch of an epoch
         self._place = Place(loader)
         self._open = False  # whether a pass has started
         self._began = 0  # pools read before this pass
 
     def __iter__(self) -> Iterator[Any]:
-        return Run(lockstep.in_step(self._pass()) if self._in_step else self._pass(), _WAY_ON)
+        pact = self._pace.begin(self._parts, governed=self._governor is not None)
+        batches = self._pass(pact)
+        return Run(batches if pact is None else pact.kept(batches), LOADER_WAY_ON)
 
     @property
     def loader(self) -> Any:
@@ -120,7 +131,11 @@ class SiftingDataLoader(Iterable[Any]):
     @property
     def epoch(self) -> int:
         """The epoch of the current or the next pass."""
-        return self._place.epoch
+        return self._place.epoch + self._pace.behind
+
+    @property
+    def _parts(self) -> Parts:
+        return parts_of(self._sifter)  # type: ignore[return-value]  # it is always one of ours
 
     @property
     def state(self) -> SiftState:
@@ -134,6 +149,8 @@ class SiftingDataLoader(Iterable[Any]):
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next pass at `epoch`; a saved place in another epoch is dropped."""
+        if self._pace.stopped and epoch == self.epoch:
+            return  # what this rank has left comes first
         if self._open or epoch != self.epoch:
             self._leave(epoch)
         set_epoch(self.loader, epoch)
@@ -152,7 +169,7 @@ class SiftingDataLoader(Iterable[Any]):
         """
         state, left = self._sifter.flush(self.state)
         batches = self._handout.rest(left)
-        self._leave(self.epoch + self._open)
+        self._leave(self.epoch + (self._open and not self._pace.stopped))
         self._state, self._stream = state, None
         return batches
 
@@ -164,7 +181,8 @@ class SiftingDataLoader(Iterable[Any]):
         """
         read = int(self.state.step) - self._began if self._open else None
         ragged = self._ragged.state_dict() if self._ragged else {}
-        return stamped({**checkpoint.state_dict(self.state), **self._place.state_dict(read), **ragged})
+        place = {**self._place.state_dict(read), **self._pace.state_dict()}
+        return stamped({**checkpoint.state_dict(self.state), **place, **ragged})
 
     def load_state_dict(self, flat: Mapping[str, Any]) -> None:
         """Resume with the next `iter()` where `flat` was taken, bit for bit.
@@ -177,64 +195,91 @@ class SiftingDataLoader(Iterable[Any]):
         flat = unstamped(flat)
         self._place.check(flat)
         sifting = {name: value for name, value in flat.items() if not name.startswith(PREFIX)}
-        state = checkpoint.load_state_dict(self._like(flat), sifting)
+        like = self._ready() if self._ragged is None else self._ragged.template(self._ready(), flat)
+        state = checkpoint.load_state_dict(like, sifting)
         if self._ragged is not None:
             assert self.batch_size is not None
             self._ragged.load_state_dict(flat)
             self._sifter = self._build(self.batch_size)
         self._open = False
+        self._pace.set(flat)
         self._place.load_state_dict(flat)
         self._state, self._stream = state, None
 
-    def _pass(self) -> Iterator[Any]:
+    def _pass(self, pact: Pact | None) -> Iterator[Any]:
+        if not self._pace.stopped:
+            self._begin(pact)
+        self._pace.stopped = False
+        self._pace.meet(pact, self._parts, self.state, self.loader, self._began)
+        lock = None if self._parts.shared else pact  # with ranks="global" the stream keeps it
+        while self._pace.goes_on(lock, self._full(pact)):
+            stream = self._stream
+            assert stream is not None
+            sifted = next(stream)
+            if len(sifted.info.losses):  # a pool was read since: look at the weights that have come
+                self._handout.settle()
+            self.info, self._passed = join([*self._passed, sifted.info]), []
+            yield self._handout.give(sifted.batch, sifted.weights)
+            if self._stream is not stream:
+                raise MomentError(OVER)
+            self._handout.trained()
+        if not self._pace.stopped:
+            self._end()
+        else:  # pools read since come with the batch that waits
+            self.info = join([], like=self.info)
+            if self._pace.passes_over(self.loader, self._source):
+                self._leave(self.epoch)
+
+    def _begin(self, pact: Pact | None) -> None:
+        """Start to read the pools of an epoch."""
         if self._open:  # an unfinished pass is over
             self._leave(self.epoch + 1)
         skip, pools = self._place.skip, self._place.pools()
-        if self._state is None:
-            first = next(pools, None)
-            if first is None:
+        if self._state is None or (pact is not None and wrapped(self.loader) is not None):  # all ranks begin it at once
+            first = list(islice(pools, 1))
+            if self._state is None and not first:
                 raise SiftError("the loader is empty: it gave no batch")
-            self._state, pools = self._init(first), chain([first], pools)
-        state = self.state
-        self._began = int(state.step) - skip
+            self._state, pools = self._state or self._init(first[0]), chain(first, pools)
+        self._began = int(self.state.step) - skip
         ahead = not self._place.stateful
-        pools = self._fitting(pools)
-        stream = sift(self._sifter, state, self._params, pools, skip=0, governor=self._governor, ahead=ahead)
+        self._source, fitting = pools, self._fitting(pools)
+        stream = started(self._sifter, self.state, self._params, fitting, skip=0, governor=self._governor, ahead=ahead)
         self._stream, self._open, stream.shares = stream, True, self._shares
-        for sifted in stream:
-            if len(sifted.info.losses):  # a pool was read since, so all work queued before it is done
-                self._handout.settle()
-            self.info = sifted.info
-            yield self._handout.give(sifted.batch, sifted.weights)
-            if self._stream is not stream:
-                raise MomentError(
-                    "a newer pass has begun, a state was loaded or the rows were flushed, so this pass is over; "
-                    "one SiftingDataLoader serves one loop at a time"
-                )
-            self._handout.trained()
-        self.info = stream.info
-        if int(stream.state.step) == self._began:
-            raise SiftError("the loader gave no batch in this pass; pass an iterable that can be iterated again")
-        self._leave(self.epoch + 1)
+        stream.pact = pact or stream.pact
+
+    def _full(self, pact: Pact | None) -> bool:
+        """Whether a batch is full; a rank that is behind goes on with the pools of its next epoch."""
+        assert self._stream is not None
+        while not self._stream.ready():
+            if int(self.state.step) == self._began:
+                raise SiftError(NONE)
+            if not self._pace.behind:
+                return False
+            self._end()
+            self._passed = [self.info] if self.info is not None and len(self.info.losses) else []
+            self._pace.behind -= 1
+            self._begin(pact)
+        return True
+
+    def _end(self) -> None:
+        """The pools of an epoch are read."""
+        assert self._stream is not None
+        self.info, self._passed = join([*self._passed, self._stream.info]), []
+        self._leave(self._place.epoch + 1, self._pace.behind)
 
     def _fitting(self, pools: Iterator[Batch]) -> Iterator[Batch]:
         """The pools; before one of longer rows, the state is made to hold them."""
         for batch in pools:
             if self._ragged is not None:
-                batch = trees.plain(batch)
+                batch = trees.plain(batch, lambda: example(self.state.buffer))
                 if self._ragged.wider(batch, example(self.state.buffer)):
                     assert self._stream is not None and self.batch_size is not None
                     self._sifter = self._build(self.batch_size)
                     self._stream.change(self._sifter, self._ragged.widened(self.state))
             yield batch
 
-    def _like(self, flat: Mapping[str, Any]) -> SiftState:
-        """A state such as the saved one."""
-        state = self._ready()
-        return state if self._ragged is None else self._ragged.template(state, flat)
-
-    def _leave(self, epoch: int) -> None:
-        self._open = False
+    def _leave(self, epoch: int, behind: int = 0) -> None:
+        self._open, self._pace.behind, self._pace.stopped = False, behind, False
         self._place.leave(epoch)
 
     def _ready(self) -> SiftState:

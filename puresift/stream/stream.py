@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 
 from puresift import settings, signals, trees
-from puresift.buffers.ring import full
+from puresift.buffers.ring import example, full
 from puresift.data.pools import Ahead, epochs, read, size
+from puresift.distributed.pacts import Pact
+from puresift.distributed.ranks import place
+from puresift.distributed.together import Together
 from puresift.errors import MomentError, SiftError
 from puresift.infos import join
 from puresift.scores.guarding import Guard
 from puresift.scores.model import given
+from puresift.sifters import parts_of
 from puresift.stream.governors import Governor
+from puresift.stream.handling import Handling
 from puresift.stream.runs import Run
 from puresift.stream.shares import Shares
+from puresift.stream.telling import NOTHING, TOO_LITTLE, WAY_ON, unequal
 from puresift.stream.timing import Watch
+from puresift.stream.unread import Unread
 from puresift.types import Batch, Info, Losses, Params, Sifted, Sifter, SiftState
 
 
@@ -69,21 +75,46 @@ def sift(
         >>> [batch.tolist() for batch, weights, state, info in stream]
         [[2.0, 3.0], [6.0, 7.0]]
     """
+    unequal(parts_of(sifter))
+    return stream(sifter, state, params, loader, skip=skip, governor=governor, clock=clock, ahead=ahead)
+
+
+def stream(
+    sifter: Sifter,
+    state: SiftState,
+    params: Params | Callable[[], Params],
+    loader: Iterable[Batch],
+    *,
+    skip: int | None,
+    governor: Governor | None = None,
+    clock: Callable[[], float] | None = None,
+    ahead: bool = True,
+) -> Stream:
+    """`sift` for loops that keep ranks in step themselves: without a word about ranks."""
+    length, begun = None if isinstance(loader, epochs) else size(loader), int(state.step)
+    parts = parts_of(sifter)
+    shared = parts is not None and parts.shared and place()[1] > 1
     if skip is None:
-        begun = int(state.step)
-        length = None if isinstance(loader, epochs) else size(loader)
         if begun and length is None and not isinstance(loader, epochs):
             raise SiftError(
                 f"the state has read {begun} pools, but the loader has no length to find its place by; pass skip=0 "
                 f"if it already stands where it should, or skip={begun} to pass over what was read"
             )
-        skip = begun % length if length else begun
+        skip = begun if shared or not length else begun % length
+        passes = length if shared else None  # the longest of all ranks' is agreed on
+    else:
+        passes = None
     if governor is not None:
         settings.called("governor", governor, "decide")
+        if parts is not None and parts.shared:
+            raise SiftError(
+                'a governor decides by each rank\'s own clock, and ranks="global" for all; leave out one of both'
+            )
     given(params)
     if clock is not None and governor is None:
         raise SiftError("clock= is read by a governor alone; pass governor=ps.governor() with it")
-    return Stream(sifter, state, params, loader, settings.count("skip", skip, least=0), governor, clock, ahead)
+    skip = settings.count("skip", skip, least=0)
+    return Stream(sifter, state, params, loader, skip, governor, clock, ahead, passes)
 
 
 class Stream(Iterator[Sifted]):
@@ -101,8 +132,11 @@ class Stream(Iterator[Sifted]):
         governor: Governor | None,
         clock: Callable[[], float] | None,
         ahead: bool,
+        length: int | None = None,
     ):
         self.state = state
+        self.pact = Pact()  # with ranks="global"; a loader that has one with the other ranks replaces it
+        self._length = length  # of a pass, where pools are to be skipped by it
         self._sifter, self._loader, self._skip = sifter, loader, skip
         self._governor, self._clock, self._ahead = governor, clock, ahead
         self._params = params if callable(params) else lambda: params
@@ -111,10 +145,21 @@ class Stream(Iterator[Sifted]):
         self._infos: list[Info] = []
         self.shares = Shares()  # a loop of several streams replaces it by one for all
         self._like: Info | None = None  # the last pool's, or one of its form
-        self._run = Run(self._generate(), _WAY_ON)
+        self._run: Run[Sifted | None] = Run(self._started(), WAY_ON)
+        self._ready = False
 
     def __next__(self) -> Sifted:
-        return next(self._run)
+        self.ready()
+        self._ready = False
+        sifted = next(self._run)
+        assert sifted is not None
+        return sifted
+
+    def ready(self) -> bool:
+        """Read pools until a batch is full, which then waits in the state; False where the pools end before that."""
+        if not self._ready:
+            self._ready = next(self._run, _END) is not _END
+        return self._ready
 
     @property
     def info(self) -> Info:
@@ -131,7 +176,14 @@ class Stream(Iterator[Sifted]):
             raise SiftError("observe takes the losses of the batch last yielded, but none was yielded yet")
         self.state = self._sifter.observe(self.state, self._batch if batch is None else batch, losses)
 
-    def _generate(self) -> Iterator[Sifted]:
+    def _started(self) -> Iterator[Sifted | None]:
+        parts = parts_of(self._sifter)
+        together = Together(parts, self.pact) if parts is not None and parts.shared and place()[1] > 1 else None
+        steps = self._generate(together)
+        yield from steps if together is None else self.pact.kept(steps)
+
+    def _generate(self, together: Together | None) -> Iterator[Sifted | None]:
+        """The batches; before each, None once it waits in the state."""
         self.state = trees.to(self.state, self._device())
         device = self.state.step.device
         if device.type == "meta":
@@ -142,22 +194,35 @@ class Stream(Iterator[Sifted]):
         watch = Watch(self._governor, self._clock or time.perf_counter, device, events=self._clock is None)
         began = pools = int(self.state.step)
         self.shares.begin(self.state)
-        while bool(full(self.state.buffer)):  # the state was saved while full batches waited in it
-            yield from self._leave(None, [], watch)
-        wants: bool | None = None  # whether the rule wants scores; unknown before the first pool
+        if together is not None:
+            waiting, longest = together.begin(self.state, self._length)
+            self._skip = self._skip % longest if self._length else self._skip
+            for _ in range(waiting):
+                yield from self._leave(None, [], watch)
+        else:
+            while bool(full(self.state.buffer)):  # the state was saved while full batches waited in it
+                yield from self._leave(None, [], watch)
+        held = int(self.state.buffer.fill[0])
+        unread = Unread(None if together or self._governor else parts_of(self._sifter), device)
+        wants = unread.wants  # whether the rule wants scores; unknown before the first pool
         loader = Ahead(read(self._loader, self._skip))
-        for batch in loader:
-            batch = trees.plain(batch)
-            trees.valued(batch)
-            batch = trees.to(batch, device)
+        for batch in loader if together is None else together.pools(loader):
+            if batch is not None:
+                batch = self._plain(batch)
+                trees.valued(batch)
+                batch = trees.to(batch, device)
             handling = self._handling(wants, watch)
             start, before = watch.mark(), self.state
             with self._guard.watch():
-                after, info = handling.step(self._sifter, before, batch)
+                after, info = handling.step(self._sifter if together is None else together, before, batch)
+            if info is None:  # no rank has a pool left
+                break
             self.state = after
             if self._ahead and device.type != "cpu":
                 loader.fetch()
-            signal, info = watch.read(info, start)  # the only synchronisation per pool
+            told = unread.signal(info, held, pools)
+            signal, info = told or watch.read(info, start)  # the only synchronisation per pool
+            unread.check()
             if signal.refused or signal.cut:
                 self.state = before  # which holds nothing of this pool
                 signals.uncut(signal.cut)
@@ -167,13 +232,15 @@ class Stream(Iterator[Sifted]):
                 )
             pools, wants, self._like = pools + 1, signal.wants, info
             self._infos.append(info)
-            self.shares.see(info)
+            if told is None:  # else it keeps its plan
+                self.shares.see(info)
             held, due, widths = signal.held, signal.due, iter(signal.widths)
             while held >= due:
                 rows = yield from self._leave(next(widths, None) if signal.widths else 0, self._infos, watch)
                 held, due = held - rows, due - rows or signal.due
+        unread.check(wait=True)
         if not began and self._batch is None:
-            raise SiftError(_NOTHING if not pools else _TOO_LITTLE.format(pools, int(self.state.buffer.fill[0])))
+            raise SiftError(NOTHING if not pools else TOO_LITTLE.format(pools, int(self.state.buffer.fill[0])))
 
     def _handling(self, wants: bool | None, watch: Watch) -> Handling:
         """How the next pool is handled; until it is known whether the rule wants scores, the sifter's step decides."""
@@ -181,11 +248,12 @@ class Stream(Iterator[Sifted]):
             return Handling(None, through=True)
         return Handling(self._guard if wants is None else self._guard() if wants else None, through=False)
 
-    def _leave(self, width: int | None, infos: list[Info], watch: Watch) -> Generator[Sifted, None, int]:
+    def _leave(self, width: int | None, infos: list[Info], watch: Watch) -> Generator[Sifted | None, None, int]:
         """Yield one batch; returns its number of rows."""
+        yield None
         self.state, (self._batch, weights) = self._sifter.take(self.state, width)
         if self._like is None:  # a row of the batch is asked as a pool, for the names and types that infos have
-            row = trees.index(trees.plain(self._batch), slice(0, 1))
+            row = trees.index(self._plain(self._batch), slice(0, 1))
             self._like = watch.like(self._sifter.step(self.state, None, row)[1])
         sifted = Sifted(self._batch, weights, self.state, join(infos, weights.device, self._like))
         infos.clear()
@@ -194,27 +262,14 @@ class Stream(Iterator[Sifted]):
         watch.trained(start, len(weights))
         return len(weights)
 
+    def _plain(self, batch: Batch) -> Batch:
+        return trees.plain(batch, lambda: example(self.state.buffer))
+
     def _device(self) -> torch.device:
         return next((tensor.device for tensor in self._params().values()), self.state.step.device)
 
 
-class Handling(NamedTuple):
-    """How a pool is handled: scored with these parameters, not scored (None), or kept whole without the rule."""
-
-    params: Params | Callable[[], Params] | None
-    through: bool
-
-    def step(self, sifter: Sifter, state: SiftState, batch: Batch) -> tuple[SiftState, Info]:
-        """The sifter's step; `through` is passed only if set, so custom sifters need not accept it."""
-        return sifter.step(state, None, batch, through=True) if self.through else sifter.step(state, self.params, batch)
-
-
-_WAY_ON = "go on with another ps.sift from stream.state, which holds what was read before"
-_NOTHING = "the loader gave no batch; an iterator that was used up before is the usual cause"
-_TOO_LITTLE = (
-    "the loader ended after {} pools with {} kept rows, before one batch was full; lower batch_size, raise keep, "
-    "run several epochs with ps.epochs, or hand the rows out with sifter.flush(stream.state)"
-)
+_END = object()
 
 
 def progress(state: SiftState, pools: int) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from puresift.errors import SiftError
+from puresift.stream.later import Later, queued
 from puresift.types import Batch
 
 _CURES = (
@@ -31,7 +32,7 @@ class Handout:
         self._mode = mode or None
         self._weights: Tensor | None = None
         self._read = False
-        self._doubts: list[Tensor] = []  # on the host, but the copy may still be running
+        self._doubts = Later()
 
     def look(self) -> Tensor:
         """The weights of the batch last given."""
@@ -65,12 +66,11 @@ class Handout:
     def trained(self) -> None:
         """The batch last given was used: note whether its weights differ from 1, without synchronising."""
         if self._mode is None and not self._read and self._weights is not None:
-            self._doubts.append((self._weights != 1).any().to("cpu", non_blocking=True))
-            if self._weights.device.type == "cpu":
+            self._doubts.put((self._weights != 1).any())
+            if not queued(self._weights.device):
                 self.settle()
 
     def settle(self) -> None:
-        """Read what was noted; call it when all work queued before is known to be done."""
-        doubts, self._doubts = self._doubts, []
-        if not self._read and any(map(bool, doubts)):
+        """Read what was noted and has come."""
+        if any(doubt for doubt, _ in self._doubts.come()) and not self._read:
             raise SiftError("this rule gives weights, and nothing has read them: the loss leaves them out; " + _CURES)

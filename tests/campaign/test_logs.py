@@ -81,7 +81,7 @@ def called(argv, capsys, name):
 
 
 def test_whatever_can_be_read_of_a_hostile_log_is_replayed(tmp_path, capsys):
-    cases, counts = number(200, 5000), Counter()
+    cases, counts = number(200, 1000), Counter()
     path = tmp_path / "log.jsonl"
     for case in range(cases):
         chance, name = Random(f"{SEED}, {case}"), f"seed {SEED}, case {case}"
@@ -104,7 +104,7 @@ def test_whatever_can_be_read_of_a_hostile_log_is_replayed(tmp_path, capsys):
 
 def test_a_hostile_run_folder_is_a_page_or_one_line(tmp_path, capsys):
     pytest.importorskip("matplotlib")
-    cases, counts = number(30, 1000), Counter()
+    cases, counts = number(30, 200), Counter()
     for case in range(cases):
         chance, name = Random(f"report {SEED}, {case}"), f"seed {SEED}, case {case}"
         (tmp_path / FILE).write_bytes(hostile(folder(chance), chance))
@@ -146,7 +146,7 @@ SETTINGS = ("nan", "-1", "0", "1e999", "9" * 400, "9" * 12, "1e12", "", "half", 
 
 
 def test_hostile_settings_are_one_line(tmp_path, capsys):
-    cases, path, counts = number(100, 2000), tmp_path / "log.jsonl", Counter()
+    cases, path, counts = number(100, 1000), tmp_path / "log.jsonl", Counter()
     path.write_text("".join(f'{{"loss": {at % 7}.5}}\n' for at in range(100)))
     names = (
         "relative:keep",

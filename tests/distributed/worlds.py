@@ -18,31 +18,21 @@ PATIENCE = 60  # seconds for one case, after which its process shows where it wa
 def launch(module: str, jobs: list[tuple[str, int, dict]], *, processes: int = 4, seconds: float = 200) -> list[list]:
     """What each job, (function, ranks, arguments), returned, by rank. A run that hangs is killed and fails.
 
-    The processes are started once, as that costs seconds; a job takes the first `ranks` of them.
+    One process imports torch and forks the others, as that costs seconds; a job takes the first `ranks` of them.
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "jobs.json"
-        path.write_text(json.dumps(jobs))
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-m", "tests.distributed.worlds", module, str(path), str(rank)],
-                cwd=ROOT,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in range(processes)
-        ]
-        try:
-            outputs = [rank.communicate(timeout=seconds) for rank in ranks]
-        finally:
-            for rank in ranks:
-                rank.kill()
-    for rank, (_, errors) in zip(ranks, outputs, strict=True):
-        assert rank.returncode == 0, errors[-8000:]
-    answers = [json.loads(out.splitlines()[-1]) for out, _ in outputs]
+        (Path(folder) / "jobs.json").write_text(json.dumps(jobs))
+        command = [sys.executable, "-m", __name__, module, folder, str(processes)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as group:
+            try:
+                _, errors = group.communicate(timeout=seconds)
+            finally:
+                if group.poll() is None:
+                    os.killpg(group.pid, 9)
+        assert group.returncode == 0, errors[-8000:]
+        answers = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(processes)]
     return [[answers[rank][place] for rank in range(job[1])] for place, job in enumerate(jobs)]
 
 
@@ -54,16 +44,17 @@ def ended(function):
         return None, [type(error).__name__, str(error)]
 
 
-def _run(module: str, path: Path, rank: int) -> list:
+def _run(cases, folder: Path, rank: int) -> None:
+    """Do all jobs that this rank has a part in, and write down what they return."""
     import torch.distributed as dist
 
-    cases, answers = importlib.import_module(module), []
-    for place, (name, world, arguments) in enumerate(json.loads(path.read_text())):
+    answers = []
+    for place, (name, world, arguments) in enumerate(json.loads((folder / "jobs.json").read_text())):
         if rank >= world:
             answers.append(None)
             continue
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
-        store = dist.FileStore(str(path.parent / f"store{place}"), world)
+        store = dist.FileStore(str(folder / f"store{place}"), world)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=30))
         with warnings.catch_warnings(record=True):
             warnings.simplefilter("always")
@@ -72,12 +63,39 @@ def _run(module: str, path: Path, rank: int) -> list:
         dist.barrier()
         dist.destroy_process_group()
         faulthandler.cancel_dump_traceback_later()
-    return answers
+    (folder / f"{rank}.json").write_text(json.dumps(answers))
+
+
+def _forked(cases, folder: Path, processes: int) -> int:
+    """Run the ranks, and give 0 if all of them came to their end; the first that does not ends the others."""
+    ranks = []
+    for rank in range(processes):
+        if child := os.fork():
+            ranks.append(child)
+            continue
+        try:
+            _run(cases, folder, rank)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)  # what threads gloo and DDP still have would now and then abort an interpreter that ends in order
+    failed = 0
+    while ranks:
+        child, status = os.wait()
+        ranks.remove(child)
+        if status and not failed:
+            failed = 1
+            for other in ranks:
+                os.kill(other, 9)
+    return failed
 
 
 if __name__ == "__main__":
     import torch
+    import torch._dynamo  # which optimizers import when they are first used: once for all
 
     torch.set_num_threads(1)
-    print(json.dumps(_run(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]))), flush=True)
-    os._exit(0)  # what threads gloo and DDP still have would now and then abort an interpreter that ends in order
+    sys.exit(_forked(importlib.import_module(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
