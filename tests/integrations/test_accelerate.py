@@ -100,6 +100,7 @@ def test_a_loader_that_was_not_prepared_is_refused():
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated:UserWarning")  # torchdata, on torch 2.13
 def test_a_stateful_loader_is_refused():
+    pytest.importorskip("torchdata.stateful_dataloader")
     config = accelerate.DataLoaderConfiguration(use_stateful_dataloader=True)
     with pytest.raises(ValueError, match="leave use_stateful_dataloader out"):
         setting(dataloader_config=config)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from puresift.buffers import chunks
-from tests.doors import BATCH, DOORS, TOLERANCE, plain
+from tests.doors import BATCH, DOORS, NEEDS, TOLERANCE, plain
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +15,7 @@ def reference():
 @pytest.mark.parametrize("cut", [False, True], ids=["whole", "large rows"])
 @pytest.mark.parametrize("door", DOORS)
 def test_a_door_keeps_and_trains_as_the_plain_loop(door, cut, reference, monkeypatch):
+    pytest.importorskip(NEEDS.get(door, "torch"))
     if cut:
         monkeypatch.setattr(chunks, "SIZE", 1)
     ids, weights = DOORS[door]()

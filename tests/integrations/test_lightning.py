@@ -13,6 +13,7 @@ from torch import nn
 import puresift as ps
 from puresift.scores.model import Twin
 from tests import laws
+from tests.doors import safely
 from tests.strategies import data, net
 
 lightning = pytest.importorskip("lightning.pytorch")
@@ -183,7 +184,7 @@ def test_a_checkpoint_of_any_step_goes_on_to_the_bit(tmp_path, accumulate, kind,
         folder = tmp_path / ("again" if path else "")
         saver = lightning.callbacks.ModelCheckpoint(folder, every_n_train_steps=1, save_top_k=-1)
         run = trainer(callback, saver, accumulate_grad_batches=accumulate)
-        run.fit(module, callback.wrap(pools(kind=kind)), ckpt_path=path, weights_only=True)
+        run.fit(module, callback.wrap(pools(kind=kind)), ckpt_path=path, **safely(run.fit))
         return module, run
 
     whole, run = fit()

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import puresift as ps
 from tests import laws
+from tests.doors import safely
 from tests.ranks import launch
 from tests.strategies import data, net
 
@@ -80,7 +81,7 @@ def fit(*, folder=None, path=None, accumulate=1, workers=0, drawer=None, source=
         accumulate_grad_batches=accumulate,
     )
     source = drawing.wrap(loader(workers=workers)) if source is None else source(drawing)
-    run.fit(module, source, ckpt_path=path, weights_only=True)
+    run.fit(module, source, ckpt_path=path, **safely(run.fit))
     return SimpleNamespace(module=module, run=run, sampler=drawing.sampler)
 
 

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 import puresift as ps
 from puresift.integrations.smart_sifting.integrations.trainer import enable_sifting
+from tests.doors import in_order
 from tests.integrations.test_smart_sifting_rule import GUESSING, config
 from tests.integrations.test_smart_sifting_runs import Entropy, Rows, trainer_of
 
@@ -53,7 +54,7 @@ DATA = Rows(44, longest=39)
 
 
 def trainer(folder, collate, **arguments):
-    one = trainer_of(folder, DATA, **{"max_steps": 9, "train_sampling_strategy": "sequential", **arguments})
+    one = in_order(trainer_of(folder, DATA, **{"max_steps": 9, **arguments}))
     one.data_collator = collate
     return one
 

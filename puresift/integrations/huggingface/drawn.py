@@ -13,6 +13,7 @@ from puresift.data.loaders import covers, drawn, fits, length
 from puresift.data.prioritized import PrioritizedSampler
 from puresift.errors import SiftError
 from puresift.ids import Numbered
+from puresift.integrations.huggingface.losses import weighed
 from puresift.integrations.huggingface.passes import saved
 from puresift.integrations.huggingface.settings import Loss, losses_of
 from puresift.prioritizers import Prioritizer
@@ -78,7 +79,7 @@ class Drawing:
         losses = per_row(self._drawn.loss(model, batch), len(ids))
         weights: Tensor = sampler.weights(ids).to(losses.device, non_blocking=True)
         sampler.observe(ids, losses)
-        return (weights * losses).mean()
+        return (weights * weighed(self._drawn.loss, model, batch, losses)).mean()
 
 
 class Whole(Sampler[list[int]]):

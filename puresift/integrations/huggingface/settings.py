@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from puresift import sifters
 from puresift.data.pools import size
 from puresift.errors import SiftError
+from puresift.integrations.huggingface.losses import Entropy
 from puresift.stream.governors import Governor
 from puresift.types import Batch, Losses, Rule, Score, ScoreFn
 
@@ -54,7 +54,7 @@ def prepared(
 
 
 def losses_of(trainer: Any, loss: Loss | None) -> Loss:
-    """The per-sample loss that a trainer is to train with; by default a classifier's."""
+    """The per-sample loss that a trainer is to train with; by default that of its model."""
     if trainer.compute_loss_func is not None:
         raise SiftError(
             "compute_loss_func gives one number per batch, and sifting needs one per row; pass loss(model, batch) -> "
@@ -62,7 +62,7 @@ def losses_of(trainer: Any, loss: Loss | None) -> Loss:
         )
     if loss is not None and trainer.args.label_smoothing_factor:
         raise SiftError("label_smoothing_factor does not apply to a custom loss; smooth the labels in it instead")
-    return loss or _cross_entropy(trainer)
+    return loss or Entropy(trainer)
 
 
 def _suggestion(trainer: Any, rule: Rule, rows: int) -> str:
@@ -79,31 +79,3 @@ def _suggestion(trainer: Any, rule: Rule, rows: int) -> str:
         if steps
         else "; pass TrainingArguments(max_steps=...)"
     )
-
-
-def _cross_entropy(trainer: Any) -> Loss:
-    """The default: the cross entropy of logits [B, C] and labels Int[B]."""
-    trainer._set_signature_columns_if_needed()
-    accepted = set(trainer._signature_columns) - {"labels"}
-
-    def loss(model: Any, batch: Batch) -> Losses:
-        outputs = model(**{name: leaf for name, leaf in batch.items() if name in accepted})
-        logits = outputs.get("logits") if isinstance(outputs, Mapping) else None
-        labels = batch.get("labels")
-        if not (
-            isinstance(logits, Tensor)
-            and isinstance(labels, Tensor)
-            and logits.shape[:-1] == labels.shape == (len(labels),)
-            and logits.shape[-1] > 1
-            and not labels.is_floating_point()
-        ):
-            found = {"logits": logits, "labels": labels}
-            shapes = {name: list(leaf.shape) if isinstance(leaf, Tensor) else None for name, leaf in found.items()}
-            raise SiftError(
-                f"the default loss is a classifier's, for logits [B, C] and integer labels [B], but found {shapes}"
-                "; pass loss(model, batch) -> Float[B]"
-            )
-        smoothing = trainer.args.label_smoothing_factor
-        return torch.nn.functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
-
-    return loss

@@ -6,9 +6,11 @@ import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from puresift import keys
 from puresift.errors import SiftError
+from puresift.integrations.huggingface.losses import Entropy, weighed
 from puresift.integrations.huggingface.passes import Passes
 from puresift.integrations.huggingface.settings import Loss, Settings
 from puresift.records.meters import Meter
@@ -26,6 +28,7 @@ class Sifting:
 
     _sifting: Settings | None = None  # a trainer that draws has none
     _resume: str | None
+    _tokens: Tensor | None = None  # in a batch of this step
 
     def get_train_dataloader(self: Any) -> Any:
         """Passes over the trainer's own loader, sifted outside of any prefetching."""
@@ -37,7 +40,7 @@ class Sifting:
             inner = super().get_train_dataloader()  # type: ignore[misc]
         if isinstance(inner, Passes | SiftingDataLoader):
             raise SiftError("get_train_dataloader() gives a sifted loader already; let it give the plain one")
-        others = dict(settings.others)
+        others = {"in_step": False, **settings.others}  # passes follow without end, so ranks need not end together
         if others.get("pad") in (None, "auto"):
             others["pad"] = collated(inner, tokenizer=getattr(self, "processing_class", None))
         loader = SiftingDataLoader(
@@ -68,7 +71,13 @@ class Sifting:
         score = self._sifting.score
         if isinstance(score, Score) and score.observe is not None:
             self.callback_handler.train_dataloader.loader.observe(losses.detach(), batch)
-        return (weights * losses).mean()
+        return (weights * weighed(self._sifting.loss, model, batch, losses, self._tokens)).mean()
+
+    def get_batch_samples(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's batches of one step; the losses of their tokens are averaged over all of them."""
+        samples, items = super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
+        self._tokens = _tokens(self, samples) if self._sifting is not None else None
+        return samples, items
 
     def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As the Trainer's, with the numbers of rows seen and kept."""
@@ -77,6 +86,19 @@ class Sifting:
             meter, passes.window = (passes.window, Meter()) if "loss" in logs else (passes.whole, Meter())
             logs |= {f"sift/{name}": value for name, value in meter.read().items() if math.isfinite(value)}
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+
+def _tokens(trainer: Any, samples: list[Any]) -> Tensor | None:
+    """How many tokens with a loss one of these batches has on average; None where rows count as one each."""
+    loss = trainer._sifting.loss
+    counts = [loss.tokens(trainer.model, batch) for batch in samples] if isinstance(loss, Entropy) else []
+    counted = [count.sum() for count in counts if count is not None]
+    if not counted:
+        return None
+    mean = torch.stack(counted).float().mean()
+    if trainer.args.world_size > 1 and trainer.args.average_tokens_across_devices:
+        mean = trainer.accelerator.gather(mean.to(trainer.args.device)).mean()
+    return mean
 
 
 def _score(trainer: Any, loss: Loss) -> ScoreFn:

@@ -19,9 +19,9 @@ try:
     import transformers
 except ImportError as error:
     raise ImportError("this integration needs transformers: pip install 'puresift[huggingface]'") from error
-if int(transformers.__version__.split(".")[0]) < 5:
+if tuple(int(part) for part in transformers.__version__.split(".")[:2]) < (4, 57):
     raise ImportError(
-        f"this integration needs transformers >= 5, and {transformers.__version__} is installed: "
+        f"this integration needs transformers >= 4.57, and {transformers.__version__} is installed: "
         "pip install 'puresift[huggingface]'"
     )
 from transformers import Trainer, TrainerCallback
@@ -60,7 +60,7 @@ def sift(
         prioritizer: from `ps.prioritizer`; its size is len(train_dataset), its batch_size that of all processes, and
             its steps, if given, the batches that the Trainer takes.
         loss: `loss(model, batch)`, Float[B], one number per row; by default the cross entropy of a sequence
-            classifier, from the batch's "labels" and the model's logits.
+            classifier or of a masked, causal or token-classifying model, from the batch's "labels".
         score: `score(params, batch)`, or a `ps.Score` that remembers, which then receives training losses; by default
             `ps.batched(trainer.model, loss)`, in the precision set by the arguments (bf16, fp16).
         batch_size: rows in a batch; by default as many as in a pool, the per-device train batch size.

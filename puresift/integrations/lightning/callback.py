@@ -9,7 +9,6 @@ this one.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,9 +18,11 @@ from puresift import keys
 from puresift.data.pools import size
 from puresift.errors import MomentError, SiftError
 from puresift.integrations.lightning import refuse
+from puresift.integrations.lightning.checking import Checks
 from puresift.integrations.lightning.epochs import Epochs, Probe
 from puresift.integrations.lightning.framework import _Callback, _new_enough
 from puresift.integrations.lightning.loading import Loader as _Loader
+from puresift.integrations.lightning.loading import through
 from puresift.integrations.lightning.refuse import distributed as _distributed
 from puresift.records.meters import Meter
 from puresift.scores.model import live
@@ -84,7 +85,7 @@ class SiftingCallback(_Callback):
         def build(pools: Iterable[Batch], params: Any, key: Key) -> SiftingDataLoader:
             alone = self._trainer is None or self._trainer.world_size == 1
             ragged = {"pad": "auto"} if alone and settings.get("pad") is None else {}  # ranks must save equal shapes
-            others = {"batch_size": batch_size, "key": key, "weights": weights, **settings, **ragged}
+            others = {"in_step": False, "batch_size": batch_size, "key": key, "weights": weights, **settings, **ragged}
             return SiftingDataLoader(pools, score, rule, params=params, **others)
 
         self._trainer: Any = None
@@ -96,6 +97,7 @@ class SiftingCallback(_Callback):
         self._saved: Mapping[str, Any] | None = None
         self._probe = Probe(weights)
         self._recent, self._epoch, self._steps = Meter(), Meter(), 0
+        self._checks, self._sized = Checks(), False  # whether a pass over what was wrapped may have a length
 
     def wrap(self, data: Any) -> Any:
         """The loader, or the data module, with sifted batches for training.
@@ -113,15 +115,10 @@ class SiftingCallback(_Callback):
             raise SiftError("this loader is sifted already; wrap the loader inside of it, once")
         if not hasattr(data, "train_dataloader"):
             self._build(data, {}, self._key)  # anything but a loader is refused now
+            self._sized = size(data) is not None
             return _Loader(data, self)
-        inner = data.train_dataloader
-        data = copy.copy(data)
-
-        def train_dataloader() -> Any:
-            return self.wrap(inner())
-
-        data.train_dataloader = train_dataloader
-        return data
+        self._sized = True
+        return through(data, self.wrap)
 
     @property
     def progress(self) -> float:
@@ -145,9 +142,16 @@ class SiftingCallback(_Callback):
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
-        refuse.setup(trainer, pl_module)
+        refuse.setup(trainer, pl_module, self._sized)
         refuse.ragged(trainer, self._pad)
         self._trainer = trainer
+        self._checks.take(trainer)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._checks.give_back(trainer)
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._checks.give_back(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         if not isinstance(trainer.train_dataloader, _Loader) or trainer.train_dataloader.callback is not self:
@@ -170,6 +174,8 @@ class SiftingCallback(_Callback):
         if outputs or not pl_module.automatic_optimization:  # else the step was skipped
             self._probe.after(batch)
         self._count()
+        assert self._epochs is not None
+        self._checks.after(trainer, self._epochs.share)
         if trainer.global_step != self._steps and trainer.global_step % trainer.log_every_n_steps == 0:
             self._log(pl_module, self._recent)
             self._recent = Meter()
@@ -183,6 +189,7 @@ class SiftingCallback(_Callback):
         flat: Any = self._epochs.state_dict() if self._epochs is not None else self._saved or {}
         ranks = 1 if self._trainer is None else self._trainer.world_size
         if ranks > 1:  # only one rank saves
+            refuse.listed(flat)
             flat = self._trainer.lightning_module.all_gather(flat)
         return {"ranks": ranks, "loader": flat}
 
@@ -214,6 +221,7 @@ class SiftingCallback(_Callback):
         if self._saved:
             self._epochs.load_state_dict(self._saved)
         self._saved = None
+        self._checks.begin(trainer, pools, self._epochs.share)
         if not isinstance(trainer.limit_train_batches, int):
             yield from self._epochs.ahead(self._mode)
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from puresift.data.loaders import covers, length
 from puresift.data.prioritized import PrioritizedSampler
 from puresift.errors import SiftError
 from puresift.integrations.lightning.framework import _Callback
+from puresift.integrations.lightning.loading import through
 from puresift.prioritizers import Prioritizer
 from puresift.types import Losses
 
@@ -71,9 +71,7 @@ class DrawingCallback(_Callback):
                 f"wrap takes the plain DataLoader, whose dataset is read by id, or a data module, not a "
                 f"{type(data).__name__}"
             )
-        inner, data = data.train_dataloader, copy.copy(data)
-        data.train_dataloader = lambda: self.wrap(inner())
-        return data
+        return through(data, self.wrap)
 
     def mean(self, losses: Losses) -> Tensor:
         """The weighted mean of the per-sample losses, Float[B], of the batch in training; they are fed back.

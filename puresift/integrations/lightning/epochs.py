@@ -14,6 +14,7 @@ from torch import Tensor
 from puresift.buffers import example, full
 from puresift.data.pools import size
 from puresift.errors import SiftError
+from puresift.listed import RowSerial
 from puresift.stream.loader import SiftingDataLoader
 
 _PATIENCE = 8  # empty passes before an error
@@ -33,6 +34,12 @@ class Epochs:
         self._pass: Iterator[Any] | None = None
         self._began = 0  # pools read before this pass
         self._closed = False  # whether this pass has ended an epoch already
+
+    @property
+    def share(self) -> float:
+        """The share of this pass that was read; 0 where its length is not known."""
+        pools = size(self.loader.loader)
+        return (int(self.loader.state.step) - self._began) / pools if pools else 0.0
 
     def next(self) -> tuple[Any, bool]:
         """The next batch, of this pass or a later one, and whether it is the last of its epoch."""
@@ -80,7 +87,7 @@ def _box(loader: SiftingDataLoader, weights: str | bool | None) -> dict[str, Any
     rows = example(loader.state.buffer)
     if isinstance(rows, dict):
         return {}
-    if type(rows) in (list, tuple):
+    if type(rows) in (list, tuple, RowSerial):
         return []
     raise SiftError(
         f"a batch that is a {type(rows).__name__} cannot be handed out before it is full; pass weights=True to get "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MethodType
 from typing import Any
 
 from puresift.types import Batch
@@ -23,3 +25,12 @@ class Loader(Iterable[Any]):
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         pass
+
+
+def through(module: Any, wrap: Callable[[Any], Any]) -> Any:
+    """A copy of a data module whose training loader is wrapped; its own `setup` prepares it, as Lightning calls it."""
+    inner, wrapped = module.train_dataloader, copy.copy(module)
+    if getattr(inner, "__self__", None) is module:  # its method, which is to read what setup gave the copy
+        inner = MethodType(inner.__func__, wrapped)
+    wrapped.train_dataloader = lambda: wrap(inner())
+    return wrapped

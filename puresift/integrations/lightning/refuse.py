@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from puresift.errors import SiftError
+from puresift.integrations.lightning.checking import unknown
+from puresift.listed import RowSerial
 
 _SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
 
 
-def setup(trainer: Any, pl_module: Any) -> None:
-    """Refuse a setup in which batches cannot be sifted.
+def setup(trainer: Any, pl_module: Any, sized: bool = False) -> None:
+    """Refuse a setup in which batches cannot be sifted; `sized` says that a pass may have a length.
 
     Raises:
         SiftError: naming the cure.
@@ -30,7 +32,7 @@ def setup(trainer: Any, pl_module: Any) -> None:
         )
     if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
         raise SiftError("training_step takes dataloader_iter; sifting hands out batches, so take (batch, batch_idx)")
-    shares(trainer)
+    shares(trainer, sized)
 
 
 def ragged(trainer: Any, pad: Any) -> None:
@@ -42,7 +44,16 @@ def ragged(trainer: Any, pad: Any) -> None:
         )
 
 
-def shares(trainer: Any) -> None:
+def listed(flat: Any) -> None:
+    """Refuse to save rows of different shapes where ranks save theirs together, as above."""
+    if any(f":{RowSerial.__name__}/" in name for name in flat):
+        raise SiftError(
+            "rows that are dicts or lists of tensors have other shapes on each rank, and ranks save theirs together; "
+            "pad them to tensors of one shape in the collate function, or train without checkpoints"
+        )
+
+
+def shares(trainer: Any, sized: bool = False) -> None:
     """Refuse shares of an epoch, whose number of sifted batches is not known ahead."""
     limit, interval = trainer.limit_train_batches, getattr(trainer, "val_check_interval", 1.0)
     if isinstance(limit, float) and limit < 1:
@@ -50,11 +61,8 @@ def shares(trainer: Any) -> None:
             f"limit_train_batches={limit} is a share of an epoch, whose number of sifted batches is not known ahead; "
             "pass a number of sifted batches, Trainer(limit_train_batches=n), or wrap a loader of fewer rows"
         )
-    if isinstance(interval, float) and interval < 1:
-        raise SiftError(
-            f"val_check_interval={interval} is a share of an epoch, whose number of sifted batches is not known ahead; "
-            "pass a number of sifted batches, Trainer(val_check_interval=n)"
-        )
+    if isinstance(interval, float) and interval < 1 and not (sized or isinstance(limit, int)):
+        raise SiftError(unknown(interval))
 
 
 def distributed(pools: Any) -> None:

@@ -25,7 +25,8 @@ from puresift.scores.model import live
 from puresift.sifters import sifter
 from puresift.stream.padding import collated
 from puresift.stream.shares import Shares
-from puresift.stream.stream import Stream, sift
+from puresift.stream.stream import Stream
+from puresift.stream.stream import stream as started
 from puresift.types import Batch, Info, Losses, Sifted, Sifter, SiftState
 
 __all__ = ["SiftingDataloader"]
@@ -118,7 +119,8 @@ class SiftingDataloader(given.Facade, Iterable[Any]):
         if first is None:
             return
         start = self._sifter.init(self._key(), first) if self.state is None else self._delayed(self.state)
-        stream = sift(self._sifter, start, live(self.model), self._fitting(chain([first], pools)), skip=0, ahead=False)
+        read = self._fitting(chain([first], pools))
+        stream = started(self._sifter, start, live(self.model), read, skip=0, ahead=False)
         self._stream, stream.shares = stream, self._shares
         self.state, any_given = start, False
         begun = time.perf_counter()

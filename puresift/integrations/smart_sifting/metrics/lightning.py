@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from puresift.integrations.smart_sifting.dataloader.sift_dataloader import SiftingDataloader
@@ -16,13 +14,11 @@ __all__ = ["TrainingMetricsRecorder"]
 
 def _callback() -> Any:
     """The base class of the Lightning that the script imports: both packages have one."""
-    names = sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda name: name not in sys.modules)
-    for name in names:
-        try:
-            return import_module(name).Callback
-        except ImportError:
-            continue
-    raise ImportError("TrainingMetricsRecorder needs Lightning: pip install 'puresift[smart_sifting]'")
+    try:
+        from puresift.integrations.lightning.framework import _base
+    except ModuleNotFoundError as error:
+        raise ImportError("TrainingMetricsRecorder needs Lightning: pip install 'puresift[smart_sifting]'") from error
+    return _base()
 
 
 if TYPE_CHECKING:
