@@ -392,6 +392,20 @@ def test_padding_of_the_callers_own_and_leaves_of_nothing_else_have_no_say_in_le
         sifter.step(sifter.init(ps.key(0), pool), None, pool)
 
 
+def test_the_length_of_rows_of_vectors_is_read_too():
+    """Of the numbers at a place one is enough to be content."""
+    lengths = torch.tensor([3, 2, 7, 5])
+    there = (torch.arange(7) < lengths[:, None]).float()
+    pool = {"x": torch.stack([torch.zeros_like(there), there], -1), "length": lengths}
+    sifter = ps.sifter(
+        None, ps.uniform(keep=1.0), batch_size=2, pad={"x": ps.Pad(0.0, 10)}, length=lambda batch: batch["length"]
+    )
+    state = sifter.init(ps.key(0), pool)
+    assert [batch["x"].shape[1] for batch, _ in drain(sifter, sifter.step(state, None, pool)[0])[1]] == [3, 7]
+    with pytest.raises(ps.SiftError, match=CUT.format(4)):
+        sifter.step(state, None, {**pool, "length": lengths - 1})
+
+
 @pytest.mark.parametrize(
     "length", [lambda batch: torch.tensor(3), lambda batch: batch["mask"].bool()[:, 0], lambda b: 3]
 )

@@ -29,6 +29,8 @@ def tokens(rows=24):
         count = int(torch.randint(2, 9, (), generator=g))
         ids = torch.randint(1, 20, (8,), generator=g) * (torch.arange(8) < count)
         labels = torch.where((torch.rand(8, generator=g) < 0.6 * (row > 0)) & (ids > 0), ids, -100)
+        if transformers.__version__.startswith("4."):  # it counts a row's first token, which nothing predicts
+            labels[0] = -100
         found.append({"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": labels})
     return found
 

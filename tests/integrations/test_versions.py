@@ -19,7 +19,7 @@ PYTHON = os.environ.get("PURESIFT_PYTHON", sys.executable)
 TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
 IMPORTS = {"lightning": "lightning.pytorch", "pytorch-lightning": "pytorch_lightning"}  # where the name is another
 HUGGINGFACE, LIGHTNING, ACCELERATE, SMART = (
-    ("test_huggingface.py",),
+    ("test_huggingface.py", "test_language_models.py"),
     ("test_lightning.py", "test_lightning_drawing.py"),
     ("test_accelerate.py", "test_accelerate_drawing.py"),
     ("test_smart_sifting.py", "test_smart_sifting_rule.py", "test_smart_sifting_runs.py"),

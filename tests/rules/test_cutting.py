@@ -25,3 +25,19 @@ def test_no_loss_at_the_mean_is_pruned(history):
     for size in (3, 7, 13, 1, 40, 11):
         state, odds = rule.select(state, loss.expand(size))
         assert laws.equal(odds, ps.Odds(ones.expand(size), ones.expand(size)))
+
+
+REFUSED = {  # by the setting's name in the words
+    "value": lambda: ps.threshold(float("nan")),
+    "quantile": lambda: ps.threshold(quantile=1.0),
+    "low": lambda: ps.band(-0.1, high=0.5),
+    "high": lambda: ps.band(0.1, high=1.5),
+    "ratio": lambda: ps.prune(1.0),
+    "history": lambda: ps.prune(history=0),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_setting_out_of_range_is_refused_by_its_name(name):
+    with pytest.raises(ps.SiftError, match=f"^{name} must be "):
+        REFUSED[name]()

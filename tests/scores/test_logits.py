@@ -40,6 +40,18 @@ def test_chunks_of_a_gradient_norm_agree():
     torch.testing.assert_close(one, two)
 
 
+def test_a_gradient_norm_takes_so_many_rows_at_a_time():
+    calls = []
+
+    def counted(model, rows):
+        calls.append(len(rows))
+        return cross_entropy(model, rows)
+
+    model, batch = net(1), laws.candidates(24)
+    ps.grad_norm(net(), counted, chunk=5)(ps.live(model), batch)
+    assert len(calls) == 5, "24 rows, 5 at a time"
+
+
 def test_frozen_parameters_do_not_count():
     model, batch = net(1), laws.candidates(8)
     for name, parameter in model.named_parameters():

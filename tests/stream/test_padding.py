@@ -113,6 +113,13 @@ def test_values_are_those_that_the_collate_function_pads_with():
     assert collated(object()).values == Ragged().values
 
 
+def test_padding_is_declared_for_rows_that_are_padded_on_the_right_and_so_unless_told():
+    narrow, wide = ({"input_ids": torch.ones(2, width, dtype=torch.int64)} for width in (3, 7))
+    for ragged, declared in ((Ragged(), True), (Ragged(left=False), True), (Ragged(left=True), False)):
+        assert ragged.wider(wide, narrow) is declared
+        assert bool(ragged.pads) is declared
+
+
 def test_large_buffers_grow_too(monkeypatch):
     monkeypatch.setattr("puresift.buffers.chunks.SIZE", 1)
     got = [cut(batch, row) for batch in loader() for row in range(3)]
