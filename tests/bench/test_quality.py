@@ -300,6 +300,7 @@ def test_the_learning_rate_is_tuned_on_the_plain_arm_and_its_trials_are_told(hom
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_processes_of_their_own_find_the_same_learning_rate(tmp_path):
     """`digits` comes with a package; a task of these tests alone would not be found in another process."""
     tried = []
