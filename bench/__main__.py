@@ -4,7 +4,7 @@
     python -m bench overhead --threads 1
 
 Each theme runs in a process of its own.
-A theme whose packages are missing is skipped by name. On two quiet cores the whole takes less than 20 minutes.
+A theme whose packages are missing is skipped by name. On two quiet cores the whole takes some 20 minutes.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import puresift as ps
-from models import bert, data
+from models import bert, data, ranks
 from models.options import Options
+from puresift.distributed import place
 
 
 class Job(NamedTuple):
@@ -29,41 +30,55 @@ class Job(NamedTuple):
 class Step(NamedTuple):
     """One batch to train on, and the place in the candidates right after it."""
 
-    batch: dict[str, Tensor]
+    batch: dict[str, Tensor]  # on several ranks, this one's part of it
     weights: Tensor | None  # None: the plain mean
+    rows: int  # of the batch, on all ranks
     pool: int  # candidates read, in pools
     progress: float  # of the budget, counted in pools: the only number known in advance
     state: ps.SiftState | None
     info: ps.Info | None
 
 
-def plain(candidates: ps.epochs, read: int, budget: int, device: torch.device) -> Iterator[Step]:
+def plain(job: Job, candidates: ps.epochs, read: int, budget: int, device: torch.device) -> Iterator[Step]:
     """The pools themselves, from number `read` on."""
+    rows, size = len(job.train), job.options.batch_size
     for pool, batch in enumerate(candidates.after(read), read + 1):
         if pool > budget:
             return
-        yield Step({name: leaf.to(device) for name, leaf in batch.items()}, None, pool, pool / budget, None, None)
+        own = {name: leaf.to(device) for name, leaf in batch.items()}
+        full = min(size, rows - (pool - 1) % -(-rows // size) * size)
+        yield Step(own, None, full, pool, pool / budget, None, None)
 
 
-def sifted(stream: ps.Stream, sifter: ps.Sifter, budget: int) -> Iterator[Step]:
-    """What the sifter keeps of them, to the last row."""
+def sifted(stream: ps.Stream, sifter: ps.Sifter, budget: int, spare: dict[str, Tensor]) -> Iterator[Step]:
+    """What the sifter keeps of them, to the last row; `spare` is any row, for a rank that has none left at the end."""
     for batch, weights, state, info in stream:
-        yield Step(batch, weights, int(state.step), ps.progress(state, budget), state, info)
+        rows = len(weights) * place()[1]
+        yield Step(batch, weights, rows, int(state.step), ps.progress(state, budget), state, info)
     # Less than a batch is left. The learning rate is almost zero, so this hardly trains, but it keeps the counts exact:
     # every kept row is trained on once.
     state, rest = sifter.flush(stream.state)
-    for place, (batch, weights) in enumerate(rest):
-        info = None if place else stream.info  # of the pools after the last full batch
-        yield Step(batch, weights, int(state.step), ps.progress(state, budget), state, info)
+    left = ranks.each([len(weights) for _, weights in rest])
+    for turn in range(max(map(len, left))):
+        info = None if turn else stream.info  # of the pools after the last full batch
+        rows = sum(parts[turn] for parts in left if turn < len(parts))
+        batch, weights = rest[turn] if turn < len(rest) else (spare, torch.zeros(1, device=spare["labels"].device))
+        yield Step(batch, weights, rows, int(state.step), ps.progress(state, budget), state, info)
 
 
 def update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor], weights: Tensor | None, dtype: str
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: dict[str, Tensor],
+    weights: Tensor | None,
+    dtype: str,
+    share: float = 1.0,
 ) -> float:
-    """One step of training; returns its loss."""
+    """One step of training; returns its loss. `share` is this rank's of a batch, in units of an even one."""
     with torch.autocast(batch["labels"].device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
         losses = bert.loss(model, batch)
     loss = losses.mean() if weights is None else (weights * losses).mean()
+    loss = loss if share == 1.0 else share * loss
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -78,20 +93,29 @@ def adamw(model: nn.Module, o: Options) -> torch.optim.Optimizer:
 
 
 def loader(job: Job) -> Any:
-    return data.loader(job.train, job.options.batch_size, seed=job.options.seed)
+    return data.loader(job.train, job.options.batch_size, seed=job.options.seed, share=place())
+
+
+def rows(job: Job) -> int:
+    """Of a pool, and of a batch, on one rank."""
+    return job.options.batch_size // place()[1]
 
 
 def scorer(job: Job, model: nn.Module, dtype: str) -> Any:
     """The loss in its own precision, in pieces sorted by length: half of a random pool is padding."""
     score = ps.autocast(ps.batched(model, bert.loss), getattr(torch, dtype))
-    return ps.chunked(score, max(job.options.batch_size // 2, 1), length=length, pad=pads(job))
+    return ps.chunked(score, max(rows(job) // 2, 1), length=length, pad=pads(job))
 
 
 def compose(job: Job, score: Any) -> tuple[ps.Sifter, ps.Governor | None]:
-    """Without a score, a random share. Rows wait padded to one length and leave cut to the longest of their batch."""
+    """Without a score, a random share. Rows wait padded to one length and leave cut to the longest of their batch.
+
+    Several ranks decide as one, so that what is kept does not hang on how many there are.
+    """
     o = job.options
     columns = {"id": lambda batch: batch["id"], "label": lambda batch: batch["labels"]}
-    shape: Any = {"batch_size": o.batch_size, "pad": pads(job), "length": length, "columns": columns}
+    shape: Any = {"batch_size": rows(job), "pad": pads(job), "length": length, "columns": columns}
+    shape |= {"ranks": "global"} if place()[1] > 1 else {}
     if score is None:
         return ps.sifter(None, ps.uniform(keep=o.keep), **shape), None
     if o.sift == "auto":

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import puresift as ps
-from models import arms, files
+from models import arms, files, ranks
 from models.runs import Stop, Tally
+from puresift.distributed import place
 from puresift.types import Batch, Losses, Params, ScoreFn
 
 POOLS = 8  # per block
@@ -81,11 +82,11 @@ def interleaved(
     sifted block ends with a batch, not with a pool, so that it holds whole steps; the plain one then reads as many.
     """
     device = next(model.parameters()).device
-    tally = Tally()
-    plain, sifted = copy.deepcopy(model), copy.deepcopy(model)
+    tally, some = Tally(), ps.peek(loader())
+    plain, sifted = (ranks.spread(copy.deepcopy(model), some) for _ in range(2))
     plain_optimizer, sifted_optimizer = optimizer(plain), optimizer(sifted)
     ours = sifter(tally)
-    stream = ps.sift(ours, ours.init(key, ps.peek(loader())), ps.live(sifted), ps.epochs(loader(), ENDLESS))
+    stream = ps.sift(ours, ours.init(key, some), ps.live(sifted), ps.epochs(loader(), ENDLESS))
     pools: Iterator[Batch] = iter(ps.epochs(loader(), ENDLESS))
     read = 0
 
@@ -109,9 +110,9 @@ def interleaved(
 
     ratios: list[float] = []
     spent = 0.0
-    while not stop.signal and len(ratios) <= MOST and (len(ratios) <= LEAST or spent < SECONDS):
+    while not stop.heard() and len(ratios) <= MOST and (len(ratios) <= LEAST or spent < SECONDS):
         ours_seconds, count = sifted_block()
-        plain_seconds = plain_block(count)
+        ours_seconds, plain_seconds = ranks.same((ours_seconds, plain_block(count)))  # one clock for all ranks
         ratios.append(ours_seconds / plain_seconds)
         spent += ours_seconds + plain_seconds
     ratios = ratios[1:] or ratios  # the first turn includes warm-up
@@ -121,28 +122,33 @@ def interleaved(
 
 def measure(job: arms.Job, stop: Stop) -> dict[str, Any]:
     """Which precision scores faster here and, for the comparison, what a sifted pass costs."""
-    o, device = job.options, torch.device(job.options.device)
+    o, device = job.options, ranks.device(job.options.device)
     if o.sift in ("none", "uniform"):
         return {"score": None, "interleaved": None}
     model = copy.deepcopy(job.model).to(device)
     first = {name: leaf.to(device) for name, leaf in ps.peek(arms.loader(job)).items()}
     names = ("float32", "bfloat16") if o.score_dtype == "auto" else (o.score_dtype,)
-    choice = ps.fastest({name: arms.scorer(job, model, name) for name in names}, ps.live(model), first)
-    score = {"dtype": choice.name, "seconds": choice.seconds, "agreement": choice.agreement}
+
+    def fastest() -> dict[str, Any]:
+        choice = ps.fastest({name: arms.scorer(job, model, name) for name in names}, ps.live(model), first)
+        return {"dtype": choice.name, "seconds": choice.seconds, "agreement": choice.agreement}
+
+    score = ranks.first(fastest)
     if not o.compare:
         return {"score": score, "interleaved": None}
-    print(f"scoring in {choice.name}; measuring what a sifted pass costs", file=sys.stderr)
+    if place()[0] == 0:
+        print(f"scoring in {score['dtype']}; measuring what a sifted pass costs", file=sys.stderr)
     torch.manual_seed(o.seed)
     turns = interleaved(
         model,
         partial(arms.adamw, o=o),
         partial(arms.update, dtype=o.train_dtype),
-        lambda tally: arms.compose(job, timed(arms.scorer(job, model, choice.name), tally, device))[0],
+        lambda tally: arms.compose(job, timed(arms.scorer(job, model, score["dtype"]), tally, device))[0],
         partial(arms.loader, job),
         ps.key(o.seed),
         stop,
     )
-    return {"score": score, "interleaved": turns._asdict()}
+    return {"score": score, "interleaved": ranks.same(turns._asdict())}
 
 
 def sifted_cost(measured: dict[str, Any], sifted: dict[str, Any]) -> float:

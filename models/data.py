@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from models.reviews import Corpus, Row, embedded
 
@@ -158,21 +158,54 @@ def collate(rows: list[dict[str, Any]], *, pad_id: int = 0) -> dict[str, Tensor]
     }
 
 
+class Shares(Sampler[list[int]]):
+    """The places of one rank's rows of every pool: the pools of a single process, each cut into a piece a rank.
+
+    So what is in a pool, and where in it, does not hang on the number of ranks.
+    """
+
+    def __init__(self, order: DistributedSampler[Any], batch_size: int, rank: int, ranks: int) -> None:
+        self.sampler, self.batch_size, self.rank, self.ranks = order, batch_size, rank, ranks
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.sampler.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.sampler)
+        for start in range(0, len(order), self.batch_size):
+            pool = order[start : start + self.batch_size]
+            first, end = (len(pool) * number // self.ranks for number in (self.rank, self.rank + 1))
+            yield pool[first:end]
+
+
 def loader(
-    dataset: Sentences, batch_size: int, *, seed: int, shuffle: bool = True, drop_last: bool = False
+    dataset: Sentences,
+    batch_size: int,
+    *,
+    seed: int,
+    shuffle: bool = True,
+    drop_last: bool = False,
+    share: tuple[int, int] = (0, 1),
 ) -> DataLoader[dict[str, Any]]:
     """A DataLoader whose order is a function of (seed, epoch): call `loader.sampler.set_epoch(epoch)` before each pass.
 
     The default sampler would draw its order from the global generator state, so a resumed run, or one that scores more
     than another, would see other batches.
+
+    Args:
+        share: (rank, ranks); with more than one rank, this one's rows of pools of `batch_size`, the last one included.
     """
+    order: DistributedSampler[Any] = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=shuffle, seed=seed)
+    several = share[1] > 1
+    pools: dict[str, Any] = {"batch_size": batch_size, "sampler": order, "drop_last": drop_last}
     return DataLoader(
         dataset,
-        batch_size,
-        sampler=DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=shuffle, seed=seed),
         collate_fn=partial(collate, pad_id=dataset.pad_id),
-        drop_last=drop_last,
         generator=torch.Generator().manual_seed(seed),
+        **({"batch_sampler": Shares(order, batch_size, *share)} if several else pools),
     )
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import os
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any, NoReturn
 import torch
 
 import puresift as ps
-from models import files
+from models import files, ranks
+from puresift.distributed import place
 
 RATES = {"small": 5e-4, "minilm": 5e-5}  # from scratch; pretrained weights need less
 PRETRAINED_RATE = 3e-5
@@ -71,7 +73,8 @@ def parser() -> Parser:
     add = p.add_argument
     add("--data", metavar="WHAT", help="a TSV file, a folder of them or a hub name; left out: generated reviews")
     add("--model", help="small (from scratch, default), minilm (pretrained), or any Hugging Face name or folder")
-    add("--sift", choices=[*IDLE], help="the rule (default: auto, which is ps.auto: only while it pays)")
+    add("--sift", choices=[*IDLE], help="the rule (default: auto, which is ps.auto: only while it pays; on several "
+        "ranks relative)")  # fmt: skip
     add("--keep", type=float, help=f"planned fraction to train on, in (0, 1] (default: {KEEP})")
     add("--beta", type=float, help="in place of --keep: keep = 1 / (1 + beta)")
     add("--history", type=whole(1), help="losses that relative and auto measure against (default: 1024)")
@@ -82,7 +85,8 @@ def parser() -> Parser:
         help="auto (default) takes the faster of float32 and bfloat16, measured on the first batch")  # fmt: skip
     add("--train-dtype", choices=["float32", "bfloat16"], help="bfloat16 trains under autocast (default: float32)")
     add("--epochs", type=whole(1), help=f"passes over the candidates (default: {Options.epochs})")
-    add("--batch-size", type=whole(1), help="rows of a step, and of a pool of candidates (default: 64)")
+    add("--batch-size", type=whole(1), help="rows of a step, and of a pool of candidates, on all ranks together "
+        "(default: 64)")  # fmt: skip
     add("--lr", type=float, help=f"peak rate (default: {RATES['small']} for small, else {PRETRAINED_RATE})")
     add("--max-length", type=whole(3), help="longest sentence in tokens (default: 64)")
     add("--limit", type=whole(2), help="use only the first so many training sentences")
@@ -114,10 +118,15 @@ def parse(argv: list[str] | None) -> tuple[Options, Path, bool]:
     out, resume = given.pop("out", None), given.pop("resume", False)
     sifts = "sift" in given
     given = resolve(given)
-    if resume:
+    count, most = ranks.restarts()
+    if most and out is None:
+        raise ValueError("torchrun --max-restarts needs --out: a restart goes on with the run in that folder")
+    if resume or (count and files.saved(Path(out or "."))):
         if out is None:
             raise ValueError("--resume needs --out, the folder of the run to resume")
-        return agreed(Path(out), given), Path(out), True
+        return shared(agreed(Path(out), given)), Path(out), True
+    if place()[1] > 1:
+        given.setdefault("sift", "relative")
     compare = given.setdefault("compare", not sifts and given.get("data") is None)
     given.setdefault("lr", RATES.get(given.get("model", "small"), PRETRAINED_RATE))
     given = resolve({"device": "auto"} | given)
@@ -131,6 +140,7 @@ def parse(argv: list[str] | None) -> tuple[Options, Path, bool]:
             f"--history must be at least --batch-size, {options.batch_size}, got {options.history}: raise it"
         )
     folder = Path(out) if out is not None else Path("runs") / f"{options.model.split('/')[-1]}-{now()}"
+    shared(options)
     files.unused(folder)
     files.writable(folder)
     return options, folder, False
@@ -193,6 +203,33 @@ def agreed(folder: Path, given: dict[str, Any]) -> Options:
                 f"--{name.replace('_', '-')} {value} disagrees with the run in {folder}, which has {ours}: "
                 "leave it out, or start a new run in another --out"
             )
+    return options
+
+
+def shared(options: Options) -> Options:
+    """The options, if so many ranks can share them."""
+    _, world = place()
+    if world == 1:
+        return options
+    if options.sift == "auto":
+        raise ValueError(
+            f"--sift auto follows the clock of one process, and there are {world} ranks: choose relative, or go on "
+            "with one"
+        )
+    if options.batch_size % world:
+        raise ValueError(
+            f"--batch-size {options.batch_size} is the batch of all ranks, and {world} of them cannot share it: "
+            "choose a multiple"
+        )
+    if options.device.startswith("cuda:"):
+        raise ValueError(
+            f"--device {options.device} is one GPU, and there are {world} ranks: --device cuda is one each"
+        )
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    if options.device == "cuda" and here > torch.cuda.device_count():
+        raise ValueError(
+            f"{here} ranks have {torch.cuda.device_count()} GPUs: lower --nproc-per-node, or choose --device cpu"
+        )
     return options
 
 

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
+from models import runs
 from models.options import Options
+from puresift.distributed import place
+from puresift.report import draw
 
 COLUMNS = ("arm", "accuracy %", "seconds", "seen", "scored", "trained", "phi", "k", "cost per candidate")
 
@@ -31,10 +34,27 @@ def circumstances(o: Options, facts: dict[str, Any]) -> dict[str, Any]:
         "data": facts,
         "seed": o.seed,
         "threads": o.threads,
+        "ranks": place()[1],
         "hardware": hardware,
         "versions": versions,
         "date": date,
     }
+
+
+def tell(
+    folder: Path,
+    o: Options,
+    facts: dict[str, Any],
+    arms: dict[str, dict[str, Any]],
+    measured: dict[str, Any],
+    synthetic: bool,
+) -> None:
+    """Write the summary and the figures, and print the table."""
+    runs.write_json(folder / "summary.json", {"arms": arms, **measured, **circumstances(o, facts)})
+    draw([folder / name for name in arms], folder)
+    print(table(arms))
+    print(remarks(arms, measured, synthetic), end="")
+    print(f"\nall of it on a page: puresift report {folder}\nrun folder: {folder}")
 
 
 def table(arms: dict[str, dict[str, Any]]) -> str:

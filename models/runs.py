@@ -1,4 +1,4 @@
-"""What an arm counts and writes, and how it is told to stop; after a kill it goes on from its last checkpoint."""
+"""What an arm counts, its metrics and its progress, and how it is told to stop."""
 
 import json
 import math
@@ -6,32 +6,31 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 import puresift as ps
-from models import checkpoints
+from models import ranks
 from models.checkpoints import load
-from models.files import CHECKPOINT, read_json, replace, write_json
-from models.options import Options
+from models.files import read_json, replace, write_json
+from puresift.distributed import place
 
-__all__ = ["Log", "Metrics", "Progress", "Stop", "Tally", "load", "read_json", "replace", "stopping", "write_json"]
-
-LINES = 100  # of metrics.jsonl, about
+__all__ = ["Metrics", "Progress", "Stop", "Tally", "load", "read_json", "replace", "stopping", "write_json"]
 
 
 @dataclass
 class Tally:
     """What an arm counts. All of it goes into the checkpoint, so that a resumed arm continues the counts."""
 
+    # Rows and losses are those of all ranks; seconds, by each rank's own clock.
     pool: int = 0  # candidates read, in pools
     step: int = 0  # optimizer steps
     scored: int = 0  # rows
@@ -111,69 +110,6 @@ def ends_a_line(path: Path) -> bool:
     return not content or content.endswith(b"\n")
 
 
-class Log:
-    """An arm's files: metrics, record and checkpoint. What was written after the last checkpoint is written again."""
-
-    def __init__(self, folder: Path, options: Options, budget: int, sentence: Callable[[int], str], mark: str = ""):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path, self.mark = folder / CHECKPOINT, mark and f"{folder.name} {mark}"
-        self.saved = saved = checkpoints.restore(folder, self.mark)
-        self.every = max(budget / LINES, 1)  # pools between two lines
-        if not saved:
-            if (folder / ps.Recorder.FILE).exists():
-                print(f"train: {folder} has no checkpoint; its arm begins anew", file=sys.stderr)
-            (folder / ps.Recorder.FILE).unlink(missing_ok=True)
-        with checkpoints.fitting(self.path, ps.SiftError):  # which the recorder raises in words
-            self.tally = Tally(**saved["tally"]) if saved else Tally()
-            self._metrics = Metrics(folder / "metrics.jsonl", saved["metrics_bytes"] if saved else 0)
-            self._recorder = ps.Recorder(
-                folder,
-                name=folder.name,
-                sample=sentence,
-                classes=("blame", "praise"),
-                facts=asdict(options),
-                every=int(self.every),
-                state=saved["recorder"] if saved else None,
-            )
-        self._progress = Progress(folder.name, budget, self.tally.pool)
-
-    def record(self, info: ps.Info | None) -> None:
-        """What was seen and kept since the last batch."""
-        tally = self.tally
-        self._progress.update(tally, info.mask.float().mean().item() if info is not None and len(info.mask) else None)
-        if info is not None:
-            self._recorder.write(info, tally.pool, seconds=tally.seconds, phi=tally.phi)
-
-    def write(self, optimizer: torch.optim.Optimizer, accuracy: float | None) -> None:
-        """A line of metrics, and of an evaluation where there was one."""
-        line = self.tally.line(optimizer.param_groups[0]["lr"]) | {"accuracy": accuracy}
-        self._metrics.write(line)
-        if accuracy is not None:
-            self._recorder.evaluate(self.tally.pool, seconds=self.tally.seconds, accuracy=accuracy)
-            self._progress.say(line)
-
-    def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, score_dtype: str | None, state: ps.SiftState | None
-    ) -> None:
-        """All that the next step needs, as tensors and plain numbers."""
-        content = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "sift": None if state is None else ps.state_dict(state),
-            "tally": vars(self.tally),
-            "rng": rng(),
-            "metrics_bytes": self._metrics.size(),
-            "recorder": self._recorder.state_dict(),
-            "score_dtype": score_dtype,
-        } | ({"mark": self.mark} if self.mark else {})
-        checkpoints.save(self.path, content)
-
-    def close(self) -> None:
-        """Write what is held."""
-        self._progress.close()
-        self._recorder.close()
-
-
 def rng() -> dict[str, Any]:
     """The global generator states, which dropout draws from."""
     return {
@@ -192,6 +128,17 @@ class Stop:
     """The signal that asked to stop; 0 if none did."""
 
     signal = 0
+    told = 0  # the last that all ranks have heard of
+
+    @property
+    def agreed(self) -> int:
+        """The signal that all ranks know of: one that comes between two meetings waits for the next."""
+        return self.signal if place()[1] == 1 else self.told
+
+    def heard(self) -> int:
+        """The signal that asked any of the ranks, all of which must call this; they then stop alike."""
+        self.told = max(ranks.each(self.signal))
+        return self.agreed
 
 
 @contextmanager
