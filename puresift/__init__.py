@@ -25,6 +25,7 @@ from puresift.scores import (
     margin,
     per_sample,
     rank_mix,
+    recalled,
     reducible,
     remembered,
     total,
@@ -57,6 +58,7 @@ from puresift.rules import (
 )
 from puresift.draws import bernoulli, systematic
 from puresift.buffers import empty, full, refill, take
+from puresift.cascades import cascade
 from puresift.sifters import sifter
 from puresift.prioritizers import Prioritizer, PrioritizerState, prioritizer
 from puresift.keys import key
@@ -91,12 +93,12 @@ __all__ = [
     "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "PrioritizedSampler",
     "Prioritizer", "PrioritizerState", "Recorder", "Rule", "Score", "SiftError", "SiftState", "Sifted", "Sifter",
     "SiftingDataLoader", "Stream", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli",
-    "buffers", "by_error", "by_group", "by_root", "change", "check", "chunked", "compare", "compiled", "cover",
-    "data", "decisions", "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy",
+    "buffers", "by_error", "by_group", "by_root", "cascade", "change", "check", "chunked", "compare", "compiled",
+    "cover", "data", "decisions", "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy",
     "epochs", "fastest", "fitting", "floor", "full", "gate", "governor", "grad_norm", "head_grad_norm", "hold",
     "importance", "infobatch", "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin",
-    "mix", "peek", "per_sample", "prioritize", "prioritizer", "progress", "prune", "ramp", "rank_mix", "ranked",
-    "read_log", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift",
+    "mix", "peek", "per_sample", "prioritize", "prioritizer", "progress", "prune", "ramp", "rank_mix",
+    "ranked", "read_log", "recalled", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift",
     "sifter", "skipping", "state_dict", "summarize", "systematic", "take", "testing", "threshold", "tokens",
     "top", "total", "truncated", "types", "unbiased", "uniform", "with_ids",
 ]

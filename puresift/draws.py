@@ -1,4 +1,8 @@
-"""Draws: key, probs -> mask. For every draw, the expectation of the mask is probs."""
+"""Draws: key, probs -> mask. For every draw, the expectation of the mask is probs.
+
+The numbers behind a mask depend on the key alone. `uniforms=` takes them from outside, where they were made for many
+steps in one call, as by `ahead`: the same bits for a hundredth of the operations.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,20 @@ from torch import Tensor
 from puresift import keys
 from puresift.order import PIECE
 from puresift.trees import unreadable
-from puresift.types import Key
+from puresift.types import Draw, Key
 
 _SHARE = 35  # bits of the largest weight, so that 2**27 of them can be summed
 _COUNTED = 8  # ids a mark; of more, searching takes less time than counting
 _BITS = 40  # fixed point, so that the running sum is exact for pools of up to 2**23 rows
 
 
-def bernoulli(key: Key, probs: Tensor) -> Tensor:
+def bernoulli(key: Key, probs: Tensor, *, uniforms: Tensor | None = None) -> Tensor:
     """Each row drawn independently: u_i < p_i.
 
     Args:
         key: Int64[2].
         probs: Float[B] in [0, 1].
+        uniforms: Float32[B] in [0, 1), in place of `keys.uniform(key, B)`; the key is then not read.
 
     Returns:
         Bool[B].
@@ -29,7 +34,7 @@ def bernoulli(key: Key, probs: Tensor) -> Tensor:
         >>> bernoulli(keys.key(0), torch.tensor([0.0, 1.0]))
         tensor([False,  True])
     """
-    return keys.uniform(key, probs.shape[0]) < probs
+    return (keys.uniform(key, probs.shape[0]) if uniforms is None else uniforms) < probs
 
 
 def spaced(key: Key, number: Tensor, weights: Tensor, num: int) -> Tensor:
@@ -116,7 +121,7 @@ def _units(weights: Tensor, largest: Tensor) -> Tensor:
     return (weights / largest).mul_(2.0**_SHARE).long()
 
 
-def systematic(key: Key, probs: Tensor, *, count: int | None = None) -> Tensor:
+def systematic(key: Key, probs: Tensor, *, count: int | None = None, uniforms: Tensor | None = None) -> Tensor:
     """One uniform u for the pool: row i is kept when floor(P_i + u) > floor(P_{i-1} + u), P the running sum of p.
 
     The number kept is the floor or the ceiling of sum(p), so it hardly varies from pool to pool. Neighbouring rows
@@ -127,6 +132,7 @@ def systematic(key: Key, probs: Tensor, *, count: int | None = None) -> Tensor:
         probs: Float[B] in [0, 1].
         count: what the probabilities are known to sum to. Now and then, in one of millions of pools, their rounding
             would give a row more or less; with it, exactly so many are kept.
+        uniforms: Int64[], u in units of 2**-40, in place of the key's own number; the key is then not read.
 
     Returns:
         Bool[B].
@@ -138,13 +144,42 @@ def systematic(key: Key, probs: Tensor, *, count: int | None = None) -> Tensor:
     References:
         William G. Madow, "On the Theory of Systematic Sampling, II", 1949.
     """
-    high, low = keys.words(key, 2).unbind()
-    start = (high << 8) | (low >> 24)
+    start = _start(keys.words(key, 2)) if uniforms is None else uniforms
     steps = (probs * 2.0**_BITS).long()
     sums = steps.cumsum(0)
     if count is not None and len(probs):
         # floor(sum + u) is the count for u from `lowest` on, and for the length of a whole number; u is moved there.
         lowest, one = (count << _BITS) - sums[-1], 1 << _BITS
-        start = start.maximum(lowest).minimum(lowest + (one - 1)).clamp(0, one - 1)
-    floors = torch.cat([start[None], start + sums]) >> _BITS
-    return floors[1:] > floors[:-1]
+        start = start.clamp(lowest, lowest + (one - 1))
+    # The floor rises at a row where what is past it, after the row, is less than the row's own step.
+    return ((start + sums) & ((1 << _BITS) - 1)) < steps
+
+
+def _start(words: Tensor) -> Tensor:
+    """Int64[...], a number in [0, 1) in units of 2**-40, from two words, Int64[..., 2]."""
+    return (words[..., 0] << 8) | (words[..., 1] >> 24)
+
+
+def ahead(draw: Draw, key: Key, steps: Tensor, rows: int) -> Tensor | None:
+    """What a draw takes as `uniforms=` at each of many steps, where the key of a step is fold_in(key, step).
+
+    Args:
+        draw: any.
+        key: Int64[2].
+        steps: Int64[S].
+        rows: of the largest pool; a smaller one takes the first of them.
+
+    Returns:
+        Float32[S, rows] for `bernoulli`, Int64[S] for `systematic`, and None for a draw of another kind.
+
+    Example:
+        >>> probs = torch.full((4,), 0.5)
+        >>> uniforms = ahead(bernoulli, keys.key(0), torch.arange(3), 4)
+        >>> one = bernoulli(keys.key(0), probs, uniforms=uniforms[2])
+        >>> other = bernoulli(keys.fold_in(keys.key(0), 2), probs)
+        >>> bool((one == other).all())
+        True
+    """
+    if draw is bernoulli:
+        return keys.fractions(keys.ahead(key, steps, rows))
+    return _start(keys.ahead(key, steps, 2)) if draw is systematic else None

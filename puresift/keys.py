@@ -80,6 +80,8 @@ def fold_in(key: Key, data: int | Tensor) -> Key:
         >>> bool((fold_in(key(0), 1) == fold_in(key(0), 2)).all())
         False
     """
+    if (known := _known(key, data)) is not None:
+        return torch.tensor(_scalar(*known, _FOLD)[:2])
     # torch.full avoids a host-to-device copy
     word = data if isinstance(data, Tensor) else torch.full((), data, dtype=torch.int64, device=key.device)
     word = word.to(torch.int64)
@@ -103,6 +105,28 @@ def words(key: Key, num: int) -> Tensor:
     return rearrange(block, "word counter -> (counter word)")[:num]
 
 
+def ahead(key: Key, steps: Tensor, num: int) -> Tensor:
+    """For each of many steps, what `words(fold_in(key, step), num)` gives, in as many operations as one of them takes.
+
+    Args:
+        key: Int64[2].
+        steps: Int64[S].
+        num: words a step.
+
+    Returns:
+        Int64[S, num].
+
+    Example:
+        >>> bool((ahead(key(0), torch.arange(5), 3)[4] == words(fold_in(key(0), 4), 3)).all())
+        True
+    """
+    zero, blocks = torch.zeros_like(steps), -(-num // 4)
+    folded = philox(key, torch.stack([steps & _MASK, (steps >> 32) & _MASK, zero, zero + _FOLD]))[:2]
+    counters = _counters(blocks, _WORDS, key.device)
+    block = philox(folded.repeat_interleave(blocks, 1), counters.repeat(1, len(steps)))
+    return rearrange(block, "word (step counter) -> step (counter word)", step=len(steps))[:, :num]
+
+
 def uniform(key: Key, num: int) -> Tensor:
     """`num` uniform numbers in [0, 1) with 24 bits each; a longer request starts with the same numbers.
 
@@ -117,7 +141,12 @@ def uniform(key: Key, num: int) -> Tensor:
         >>> bool((uniform(key(0), 3) == uniform(key(0), 9)[:3]).all())
         True
     """
-    return (words(key, num) >> 8).to(torch.float32) * 2.0**-24
+    return fractions(words(key, num))
+
+
+def fractions(words: Tensor) -> Tensor:
+    """Float32[...] in [0, 1), from the upper 24 bits of 32-bit words."""
+    return (words >> 8).to(torch.float32) * 2.0**-24
 
 
 def coin(key: Key, number: Tensor) -> Tensor:
@@ -134,10 +163,8 @@ def coin(key: Key, number: Tensor) -> Tensor:
         >>> bool(coin(key(0), torch.tensor(1)) == coin(key(0), torch.tensor(2)))
         False
     """
-    if key.device.type == "cpu" and number.device.type == "cpu" and not unreadable(number >= 0):
-        # A hundred operations on tensors of one number take fifty times as long as Python's own arithmetic.
-        low, high = key.tolist()
-        first, second = _scalar((low, high), (int(number) & _MASK, int(number) >> 32, 0, _COIN))[:2]
+    if (known := _known(key, number)) is not None:
+        first, second = _scalar(*known, _COIN)[:2]
         return torch.tensor((first << 30) ^ second)
     zero = torch.zeros_like(number)
     block = philox(key, torch.stack([number & _MASK, number >> 32, zero, zero + _COIN])[:, None])
@@ -188,7 +215,7 @@ def philox(key: Key, counter: Tensor) -> Tensor:
     """Philox-4x32-10: 128 random bits for each counter.
 
     Args:
-        key: Int64[2], 32-bit words.
+        key: Int64[2], or Int64[2, n] with one for each counter; 32-bit words.
         counter: Int64[4, n], 32-bit words.
 
     Returns:
@@ -199,16 +226,30 @@ def philox(key: Key, counter: Tensor) -> Tensor:
     multiplier, weyl = (torch.where(lane == 0, *pair) for pair in (_MULTIPLIERS, _WEYL))
     rounds = torch.arange(_ROUNDS, device=key.device)[:, None, None]
     even, odd = counter[0::2], counter[1::2]
-    for bump in ((key[:, None] + rounds * weyl) & _MASK).unbind():
+    for bump in (((key if key.ndim == 2 else key[:, None]) + rounds * weyl) & _MASK).unbind():
         product = even * multiplier  # below 2**64, so int64 overflow keeps the exact bits
         even = ((product >> 32) & _MASK).flip(0) ^ odd ^ bump
         odd = (product & _MASK).flip(0)
     return torch.stack([even[0], odd[0], even[1], odd[1]])
 
 
-def _scalar(key: tuple[int, int], counter: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-    """`philox` for one counter, in Python's whole numbers."""
-    a, b, c, d = counter
+def _known(key: Key, number: int | Tensor) -> tuple[list[int], int] | None:
+    """The key and the number on the host, for `_scalar`; None where they are not there, or must not be read."""
+    if key.device.type != "cpu" or unreadable(key[0] >= 0):
+        return None
+    if not isinstance(number, Tensor):
+        return key.tolist(), number
+    if number.device.type != "cpu" or unreadable(number >= 0):
+        return None
+    return key.tolist(), int(number)
+
+
+def _scalar(key: list[int], number: int, use: int) -> tuple[int, int, int, int]:
+    """`philox` for one counter, a number and a use, in Python's arithmetic.
+
+    A hundred operations on tensors of one number take fifty times as long.
+    """
+    a, b, c, d = number & _MASK, (number >> 32) & _MASK, 0, use
     for number in range(_ROUNDS):
         x, y = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
         bump = [(word + number * weyl) & _MASK for word, weyl in zip(key, _WEYL, strict=True)]

@@ -15,17 +15,18 @@ SORTED_UP_TO = 8192  # values; sorting more is slow on a CPU
 PIECE = 2**16  # values; copies of so many stay in the cache of a CPU, where memory asked anew for all is slow
 
 
-def rank_bounds(ordered: Tensor, losses: Losses) -> tuple[Tensor, Tensor]:
+def rank_bounds(ordered: Tensor, losses: Losses, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """How many of `ordered` are < each loss, and how many are <= it.
 
     Args:
         ordered: Float[n], ascending.
         losses: Float[B].
+        seen: Int64[], any number that is mapped over if `ordered` is; it saves an operation.
 
     Returns:
         Two Int64[B].
     """
-    losses = beside(ordered, losses)
+    losses = beside(ordered, losses) if seen is None else torch.add(losses, seen, alpha=0)
     return torch.searchsorted(ordered, losses), torch.searchsorted(ordered, losses, right=True)
 
 

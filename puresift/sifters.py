@@ -12,10 +12,12 @@ from torch import Tensor
 from puresift import draws, infos, keys, settings, signals, trees
 from puresift.buffers import objects, ring
 from puresift.buffers.windows import Windows, declared
+from puresift.cascades import Cascade, spread
 from puresift.errors import ArgumentError, SiftError
+from puresift.scores.compiling import limits
 from puresift.scores.losses import Stateless, lift
 from puresift.scores.model import per_row
-from puresift.steps import Column, Parts, decided, known, looked, wanted
+from puresift.steps import Column, Looked, Parts, decided, known, looked, wanted
 from puresift.types import (
     Batch,
     Draw,
@@ -23,6 +25,7 @@ from puresift.types import (
     Kept,
     Key,
     Losses,
+    Odds,
     Pad,
     Params,
     Rule,
@@ -34,7 +37,7 @@ from puresift.types import (
 
 
 def sifter(
-    score: ScoreFn | Score | None,
+    score: ScoreFn | Score | Cascade | None,
     rule: Rule,
     *,
     batch_size: int,
@@ -54,7 +57,7 @@ def sifter(
         losses = score(params, batch);  odds = select(losses);  mask = draw(fold_in(key, step), odds.probs)
 
     Args:
-        score: `score(params, batch)`, a stateful `Score`, or None for a rule that ignores losses.
+        score: `score(params, batch)`, a stateful `Score`, a `ps.cascade`, or None for a rule that ignores losses.
         rule: losses to odds.
         batch_size: rows in a batch that leaves; pools may have any size up to that of the first.
         draw: odds to mask, `ps.bernoulli` or `ps.systematic`.
@@ -73,9 +76,10 @@ def sifter(
     Returns:
         `Sifter(init, step, take, flush, observe)`:
         `init(key, batch) -> state`, from the first (and largest) pool;
-        `step(state, params, batch, through=False) -> (state, info)`; params is a mapping, None for a pool that is not
-        to be scored, or a zero-argument callable, called only if the rule wants scores; with `through` the pool is kept
-        whole at weight 1, and neither score nor rule sees it;
+        `step(state, params, batch, through=False, uniforms=None) -> (state, info)`; params is a mapping, None for a
+        pool that is not to be scored, or a zero-argument callable, called only if the rule wants scores; with `through`
+        the pool is kept whole at weight 1, and neither score nor rule sees it; `uniforms` are the draw's numbers, where
+        they were made ahead;
         `take(state, width=None) -> (state, (batch, weights))`, when `ps.full(state.buffer)`; width is the longest row
         of that batch, by default read from the buffer;
         `flush(state) -> (state, [(batch, weights), ...])`, all that is left;
@@ -102,6 +106,10 @@ def sifter(
         raise SiftError(
             'bucket= sorts the rows of each rank apart, and ranks="global" moves them; leave out one of both'
         )
+    if ranks == "global" and isinstance(score, Cascade):
+        raise SiftError(
+            'a cascade thins the pool of one rank, and ranks="global" has one for all; leave out either'
+        )
     if window is not None and bucket is None:
         raise SiftError("window= sorts rows by length, so it needs bucket=, a function batch -> Int[B]")
     if window is None:
@@ -112,7 +120,8 @@ def sifter(
         raise SiftError("this rule looks at losses, so it needs a score; ps.uniform(keep=...) does not")
     spare = batch_size if ranks == "global" else 0
     windows = Windows(batch_size, window, length or bucket, bucket, declared(pad or {}), spare)
-    lifted, count = None if score is None else lift(score), known(score, rule, draw, nonfinite)
+    lifted = score if score is None or isinstance(score, Cascade) else lift(score)
+    count = known(score, rule, draw, nonfinite)
     parts = Parts(lifted, rule, draw, dict(columns or {}), windows, nonfinite, ranks == "global", count)
     return Sifter(
         partial(_init, parts),
@@ -143,6 +152,36 @@ def parts_of(sifter: Sifter) -> Parts | None:
     return step.args[0] if isinstance(step, partial) and step.func is _step else None
 
 
+def compiled(sifter: Sifter, *, backend: str | Callable[..., Any] = "inductor") -> Sifter:
+    """The sifter with all that follows the score in one graph, and taking a batch in another: fewer, larger kernels.
+
+    The score is left as it is; `ps.compiled` compiles it. Each size of pool costs a graph, at most 64 of them, and
+    the first pool waits until it is made, which takes seconds to a minute. `ps.sift(..., compiled=True)` does this.
+
+    Args:
+        sifter: from `ps.sifter`.
+        backend: as `torch.compile` takes it; "inductor" needs a C++ compiler, or Triton on a GPU.
+
+    Returns:
+        A sifter with the same states; of its odds the last bits may differ, where a compiler reorders sums.
+
+    Raises:
+        SiftError: the sifter is not from `ps.sifter`.
+
+    Example:
+        >>> from puresift import rules
+        >>> sift = compiled(sifter(None, rules.uniform(keep=1.0), batch_size=2), backend="eager")
+        >>> pool = torch.arange(2)
+        >>> state, info = sift.step(sift.init(keys.key(0), pool), None, pool)
+        >>> sift.take(state)[1]
+        (tensor([0, 1]), tensor([1., 1.]))
+    """
+    if (parts := parts_of(sifter)) is None:
+        raise SiftError("this sifter has a step of its own, which cannot be split; build it by ps.sifter")
+    one = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend, **limits())
+    return sifter._replace(step=partial(_step, parts, run=one(_kept)), take=partial(_take, parts, run=one(ring.pop)))
+
+
 def _init(parts: Parts, key: Key, batch: Batch) -> SiftState:
     batch = trees.plain(batch)
     if not trees.batch_size(batch):
@@ -161,23 +200,43 @@ def _step(
     batch: Batch,
     *,
     through: bool = False,
+    uniforms: Tensor | None = None,
+    run: Callable[..., tuple[SiftState, Info]] | None = None,
 ) -> tuple[SiftState, Info]:
     batch = trees.plain(batch, lambda: ring.example(state.buffer))
     pool = looked(parts, state, None if through else params, batch)
-    ruled, odds, mask = decided(parts, state, pool.losses, pool.finite, pool.columns, through)
-    buffer = ring.refill(state.buffer, Kept(pool.rows, odds.weights, mask))
+    after, info = (run or _kept)(parts, state, pool, through, uniforms)
+    objects.carry(after.buffer, state.buffer, batch)
+    return after, info
 
-    objects.carry(buffer, state.buffer, batch)
+
+def _kept(
+    parts: Parts, state: SiftState, pool: Looked, through: bool, uniforms: Tensor | None
+) -> tuple[SiftState, Info]:
+    """The state after a pool that was looked at, and its info: what can be compiled, whatever the score."""
+    columns = pool.columns if pool.thinned is None else trees.index(pool.columns, pool.thinned.rows)
+    ruled, odds, mask = decided(parts, state, pool.losses, pool.finite, columns, through, uniforms)
+    count = None if through or parts.known is None else parts.known(len(mask))
+    if pool.thinned is not None:
+        odds = Odds(odds.probs * pool.thinned.probs, odds.weights * pool.thinned.weights)
+    buffer = ring.refill(state.buffer, Kept(pool.rows, odds.weights, mask), count=count)
     after = SiftState(pool.score, ruled, buffer, state.key, state.step + 1)
-    bad = torch.zeros_like(state.step) if pool.finite is None else (~pool.finite).sum()
-    refused = bad if parts.nonfinite == "raise" else torch.zeros_like(bad)
-    widths = parts.windows.widths(buffer, state.key)
-    signal = signals.pack(buffer.fill, refused, wanted(parts, after), widths, pool.cut)
-    return after, Info(pool.losses, odds, mask, {**pool.columns, "nonfinite": bad[None], signals.NAME: signal})
+    choices = torch.arange(2, device=state.step.device).unbind()
+    none = choices[0]
+    bad = none if pool.finite is None else (~pool.finite).sum()
+    refused = bad if parts.nonfinite == "raise" else none
+    cut, widths = none if pool.cut is None else pool.cut, parts.windows.widths(buffer, state.key)
+    signal = signals.pack(buffer.fill, refused, wanted(parts, after, choices), widths, cut)
+    info = Info(pool.losses, odds, mask, pool.columns)
+    if pool.thinned is not None:
+        info = spread(info, pool.thinned)
+    return after, info._replace(extra={**info.extra, "nonfinite": bad[None], signals.NAME: signal})
 
 
-def _take(parts: Parts, state: SiftState, width: int | None = None) -> tuple[SiftState, tuple[Batch, Tensor]]:
-    buffer, taken = parts.windows.take(state.buffer, state.key, width)
+def _take(
+    parts: Parts, state: SiftState, width: int | None = None, *, run: Callable[..., Any] = ring.pop
+) -> tuple[SiftState, tuple[Batch, Tensor]]:
+    buffer, taken = parts.windows.take(state.buffer, state.key, width, run)
     return state._replace(buffer=buffer), taken
 
 

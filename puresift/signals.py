@@ -58,7 +58,7 @@ def pack(fill: Tensor, refused: Tensor, wants: Tensor, widths: Tensor, cut: Tens
         Signal(held=3, due=2, refused=0, wants=True, cut=0, widths=(7,))
     """
     wants = wants.to(refused.device, refused.dtype)
-    return torch.cat([fill[:2], torch.stack([refused, wants, cut]), widths])
+    return torch.stack([*fill[:2].unbind(), refused, wants, cut, *widths.unbind()])
 
 
 def unpack(numbers: Sequence[int]) -> Signal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from puresift import infos, keys, trees
 from puresift.buffers import ring
 from puresift.buffers.windows import Windows
+from puresift.cascades import Cascade, Thinned, thinning
 from puresift.errors import SiftError
 from puresift.rules.counting import Count, count_of
 from puresift.rules.planning import always, never
@@ -25,7 +26,7 @@ Column = Callable[[Batch], Tensor]
 class Parts(NamedTuple):
     """The parts of a sifter."""
 
-    score: Score | None
+    score: Score | Cascade | None
     rule: Rule
     draw: Draw
     columns: dict[str, Column]
@@ -37,7 +38,8 @@ class Parts(NamedTuple):
 
     def keeps(self, rows: int) -> int | None:
         """How many of so many rows are kept; None where it is not known ahead."""
-        return None if self.known is None else self.known(rows)
+        left = self.score.left(rows) if isinstance(self.score, Cascade) else rows
+        return None if self.known is None else self.known(left)
 
     @property
     def wants_all(self) -> bool | None:
@@ -67,43 +69,51 @@ class Looked(NamedTuple):
     score: Any  # the score's state
     losses: Losses
     finite: Tensor | None  # Bool[B]; None where the pool was not scored
-    columns: dict[str, Tensor]
-    cut: Tensor  # Int64[], rows that would lose content
+    columns: dict[str, Tensor]  # of the whole pool
+    thinned: Thinned | None  # which rows of the pool the others are; None for all of them
+    cut: Tensor | None  # Int64[], rows that would lose content; None where none can
 
 
 def looked(parts: Parts, state: SiftState, params: Params | Callable[[], Params] | None, batch: Batch) -> Looked:
     """A pool, a tree of tensors, checked and scored."""
     rows = _stored(parts, state, detached(batch))
-    cut = parts.windows.cut(rows)
-    remembered, losses, finite = _score(parts, state, params, batch)
-    columns = {name: infos.a_row(f"the column {name!r}", of(batch), len(losses)) for name, of in parts.columns.items()}
-    return Looked(rows, remembered, losses, finite, detached(columns), cut)
+    cut, size = parts.windows.cut(rows), trees.batch_size(batch)
+    remembered, losses, finite, thinned = _score(parts, state, params, batch)
+    columns = {name: infos.a_row(f"the column {name!r}", of(batch), size) for name, of in parts.columns.items()}
+    rows = rows if thinned is None else trees.index(rows, thinned.rows)
+    return Looked(rows, remembered, losses, finite, detached(columns), thinned, cut)
 
 
 def decided(
-    parts: Parts, state: SiftState, losses: Losses, finite: Tensor | None, columns: dict[str, Tensor], through: bool
+    parts: Parts,
+    state: SiftState,
+    losses: Losses,
+    finite: Tensor | None,
+    columns: dict[str, Tensor],
+    through: bool,
+    uniforms: Tensor | None = None,
 ) -> tuple[Any, Odds, Tensor]:
     """The rule's state, the odds and the mask of a pool with these losses."""
     size = losses.shape[0]
     ruled, odds = _select(parts, state, losses, finite, columns, through)
     odds = Odds(*(infos.a_row(f"the rule's {name}", values, size) for name, values in odds._asdict().items()))
-    key, count = keys.fold_in(state.key, state.step), None if through else parts.keeps(size)
-    drawn = parts.draw(key, odds.probs) if count is None else parts.draw(key, odds.probs, count=count)  # type: ignore[call-arg]
-    mask = infos.a_row("the draw's mask", drawn, size)
+    key, count = state.key, None if through or parts.known is None else parts.known(size)
+    options: dict[str, Any] = {} if count is None else {"count": count}
+    if uniforms is None:
+        key = keys.fold_in(state.key, state.step)
+    else:
+        options["uniforms"] = uniforms[:size] if uniforms.ndim else uniforms
+    mask = infos.a_row("the draw's mask", parts.draw(key, odds.probs, **options), size)
     if mask.dtype != torch.bool:
         raise SiftError(f"a draw gives Bool[{size}], and this one gave {mask.dtype}; return mask.bool()")
-    if count is not None and finite is not None:  # such a pool is refused, but maybe only after the next one
-        place = torch.where(finite, finite.cumsum(0), finite.sum() + (~finite).cumsum(0))
-        mask = torch.where(finite.all(), mask, place <= count)
     return ruled, odds, mask
 
 
-def wanted(parts: Parts, state: SiftState) -> Tensor:
-    """Bool[], on the state's device: whether the rule wants the next pool scored."""
-    wants = parts.rule.wants
-    if wants is always or wants is never:  # moving a tensor to the device would wait for it
-        return torch.full_like(state.step, wants is always, dtype=torch.bool)
-    return wants(state.rule).to(state.step.device)
+def wanted(parts: Parts, state: SiftState, choices: Sequence[Tensor]) -> Tensor:
+    """Whether the rule wants the next pool scored: one of two choices, no and yes, or Bool[], on their device."""
+    if parts.wants_all is not None:  # moving a tensor to the device would wait for it
+        return choices[parts.wants_all]
+    return parts.rule.wants(state.rule).to(choices[0].device)
 
 
 def _stored(parts: Parts, state: SiftState, batch: Batch) -> Batch:
@@ -124,21 +134,26 @@ def _stored(parts: Parts, state: SiftState, batch: Batch) -> Batch:
 
 def _score(
     parts: Parts, state: SiftState, params: Params | Callable[[], Params] | None, batch: Batch
-) -> tuple[Any, Losses, Tensor | None]:
-    """The score's state, the losses, and which are finite; NaN and None where the pool is not scored."""
+) -> tuple[Any, Losses, Tensor | None, Thinned | None]:
+    """The score's state, the losses, which are finite, and of which rows; NaN and None where none is scored."""
     if params is not None:
         given(params)
     if not isinstance(params, dict) and callable(params):
         params = params() if parts.score is not None and bool(parts.rule.wants(state.rule)) else None
     size = trees.batch_size(batch)
     if params is None or parts.score is None:
-        return state.score, torch.full((size,), torch.nan, device=state.step.device), None
-    rows = Frozen(batch)
-    remembered, losses = parts.score.apply(state.score, params, batch)
+        return state.score, torch.full((size,), torch.nan, device=state.step.device), None, None
+    rows, thinned = Frozen(batch), None
+    if isinstance(parts.score, Cascade):
+        key = thinning(state.key, state.step)
+        remembered, losses, thinned = parts.score.thin(state.score, key, params, batch)
+        size = parts.score.left(size)
+    else:
+        remembered, losses = parts.score.apply(state.score, params, batch)
     rows.compare()
     # A copy without a graph: the score may write its next answer over this one, and histories would keep its graph.
     losses = per_row(losses, size).detach().to(torch.float32, copy=True)
-    return detached(remembered), losses, losses.isfinite()
+    return detached(remembered), losses, losses.isfinite(), thinned
 
 
 def _select(
@@ -158,4 +173,4 @@ def _select(
 def _stand_in(losses: Losses, finite: Tensor) -> Losses:
     """The losses with the pool's median finite loss in place of NaN and infinities."""
     median = torch.where(finite, losses, torch.nan).nanmedian()
-    return torch.where(finite, losses, torch.where(median.isnan(), 0.0, median))
+    return torch.where(finite, losses, median.nan_to_num(0.0))

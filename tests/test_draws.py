@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import puresift as ps
+from puresift import draws
+from tests.laws import DRAWS
 from tests.strategies import probs, seeds
 
 
@@ -49,3 +51,21 @@ def test_without_its_count_rounding_does_miss_it(monkeypatch):
 def test_a_known_count_changes_no_mask_that_has_it(seed, size):
     probs = torch.full((4 * size,), 0.25)
     assert torch.equal(ps.systematic(ps.key(seed), probs, count=size), ps.systematic(ps.key(seed), probs))
+
+
+@given(seed=seeds, first=st.integers(0, 2**40), rows=st.integers(1, 9), p=probs())
+def test_numbers_made_ahead_are_those_of_each_step(seed, first, rows, p):
+    """A smaller pool takes the first of them, and a draw of another kind none."""
+    key, steps = ps.key(seed), torch.arange(first, first + 3)
+    for draw in DRAWS.values():
+        numbers = draws.ahead(draw, key, steps, len(p) + rows)
+        for step, one in zip(steps, numbers, strict=True):
+            mask = draw(key, p, uniforms=one[: len(p)] if one.ndim else one)
+            assert torch.equal(mask, draw(ps.keys.fold_in(key, step), p))
+    assert draws.ahead(lambda key, probs: probs > 0.5, key, steps, rows) is None
+
+
+@given(seed=seeds, step=st.integers(-(2**63), 2**63 - 1))
+def test_a_key_is_folded_the_same_in_python_and_in_tensors(seed, step):
+    mapped = torch.func.vmap(ps.keys.fold_in, in_dims=(None, 0))(ps.key(seed), torch.tensor([step, 7]))
+    assert torch.equal(mapped, torch.stack([ps.keys.fold_in(ps.key(seed), one) for one in (step, torch.tensor(7))]))

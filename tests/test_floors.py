@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "puresift"
 # A room is a folder, or a file at the top. Each may import those before it, and itself.
 ORDER = [
     *["errors", "types", "settings", "listed", "trees", "keys", "ids", "tables", "order", "signals", "infos", "draws"],
-    *["scores", "rules", "buffers", "steps", "sifters", "prioritizers", "checkpoint"],
+    *["scores", "rules", "buffers", "cascades", "steps", "sifters", "prioritizers", "checkpoint", "uniforms"],
     *["distributed", "data", "stream", "recipes", "trials", "testing", "records", "report", "integrations", "cli"],
 ]
 PURE = ORDER[: ORDER.index("checkpoint")]

@@ -1,4 +1,4 @@
-"""The README's code runs, verbatim; its commands and links are real."""
+"""The code of the README and its pages runs, verbatim; their commands and links are real."""
 
 import json
 import re
@@ -14,6 +14,8 @@ from tests.strategies import data
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
+LIBRARY, EVIDENCE = (ROOT / "puresift" / "README.md").read_text(), (ROOT / "bench" / "README.md").read_text()
+PAGES = ["README.md", "puresift/README.md", "puresift/integrations/README.md", "bench/README.md", "models/README.md"]
 QUICKSTART = """
 def loss(model, batch):                       # per-sample loss, Float[B]: the one thing a user writes
     x, y = batch
@@ -61,8 +63,8 @@ def test_the_python_blocks_run_one_after_another():
         "loader": torch.utils.data.DataLoader(data(512), batch_size=64),
         **dict(zip("xy", data(2048).tensors, strict=True)),
     }
-    assert len(blocks("python")) >= 3
-    for block in blocks("python"):
+    assert len(blocks("python")) >= 3 and len(blocks("python", LIBRARY)) >= 5
+    for block in blocks("python") + blocks("python", LIBRARY):
         exec(compile(block, "README.md", "exec"), names)
     assert int(names["state"].step) > 0
     assert not torch.equal(model.weight, before)
@@ -124,7 +126,7 @@ def test_the_table_of_arms_is_the_reports():
     report = (ROOT / "bench" / "results" / "quality" / "report.md").read_text()
     table = re.search(r"^### At 60%.*?\n\n((?:\|.*\n)+)", report, re.MULTILINE)
     assert table and len(table[1].splitlines()) > 3
-    assert table[1] in TEXT
+    assert table[1] in EVIDENCE
 
 
 @pytest.mark.parametrize("extra", ["demo", "dev"])
@@ -133,14 +135,28 @@ def test_each_command_stands_on_one_line(extra):
     assert len(lines) == 1
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert "://" in target or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        assert "://" in target or ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_front_page_is_short():
+    assert len(TEXT.encode()) < 8 * 1024
+
+
+def test_the_front_page_gives_figures_of_the_evidence():
+    """Each difference with its interval stands in the tables behind it, too."""
+    found = re.findall(r"[+-]\d*\.\d+ \[[^]]+\]", TEXT)
+    plain = EVIDENCE.replace("0.", ".")
+    assert len(found) >= 8
+    for figure in found:
+        assert figure.replace("0.", ".") in plain, figure
 
 
 @pytest.mark.parametrize(("run", "row"), [("sst2", "| SST-2 sentences"), ("synthetic", "| synthetic reviews")])
 def test_the_accuracies_are_those_of_the_run_folders(run, row):
     arms = json.loads((ROOT / "bench" / "results" / run / "summary.json").read_text())["arms"]
-    cells = next(line for line in TEXT.splitlines() if line.startswith(row)).split("|")[2:-1]
+    cells = next(line for line in EVIDENCE.splitlines() if line.startswith(row)).split("|")[2:-1]
     expected = [f"{100 * arms[name]['accuracy']:.2f}" for name in ("plain", "shortened", "random", "sifted")]
     assert [cell.strip() for cell in cells] == expected

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import puresift as ps
+from puresift import draws
 from puresift.buffers import chunks
 from puresift.buffers import ring as buffers
 from tests import laws
@@ -49,15 +50,18 @@ def test_step_is_pure_and_keeps_its_layout(member, draw):
 @pytest.mark.parametrize("draw", ["bernoulli", pytest.param("systematic", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("member", MEMBERS)
 def test_step_compiles_in_one_frame_and_vmaps_over_states(member, draw):
-    sifter = build(MEMBERS[member]().rule, draw=DRAWS[draw], columns=COLUMNS)
-    params, pool = ps.live(net(1))(), data(16).tensors
+    def score(params, batch):  # models are compiled in the laws of scores
+        return batch[0].square().mean(1)
+
+    sifter = ps.sifter(score, MEMBERS[member]().rule, batch_size=8, draw=DRAWS[draw], columns=COLUMNS)
+    params, pool = {}, data(16).tensors
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(sifter.step, fullgraph=True, backend=counter)
     states = [sifter.init(ps.key(0), pool)]
-    for _ in range(3):
+    for uniforms in draws.ahead(DRAWS[draw], ps.key(0), torch.arange(3), 16):  # as a stream hands them over
         expected = sifter.step(states[-1], params, pool)
-        assert laws.equal(compiled(states[-1], params, pool), expected)
+        assert laws.equal(compiled(states[-1], params, pool, uniforms=uniforms), expected)
         states.append(drain(sifter, expected[0])[0])
     assert counter.frame_count == 1
     together = torch.func.vmap(sifter.step, in_dims=(0, None, None))(laws.stack(*states), params, pool)
@@ -65,6 +69,21 @@ def test_step_compiles_in_one_frame_and_vmaps_over_states(member, draw):
         one = laws.leaves(sifter.step(state, params, pool))
         for tensor, tensors in zip(one, laws.leaves(together), strict=True):
             torch.testing.assert_close(tensors.expand(4, *tensor.shape)[row], tensor, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_step_compiles_in_one_frame_with_a_model_and_its_own_numbers(draw):
+    sifter = build(draw=DRAWS[draw])
+    params, pool = ps.live(net(1))(), data(16).tensors
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(sifter.step, fullgraph=True, backend=counter)
+    state = sifter.init(ps.key(0), pool)
+    for _ in range(3):
+        expected = sifter.step(state, params, pool)
+        assert laws.equal(compiled(state, params, pool), expected)
+        state = drain(sifter, expected[0])[0]
+    assert counter.frame_count == 1
 
 
 @pytest.mark.slow

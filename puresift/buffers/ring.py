@@ -41,12 +41,14 @@ def empty(batch: Batch, batch_size: int, *, window: int = 1, spare: int = 0) -> 
     return Buffer(rows, weights, torch.tensor([0, window * batch_size, 0], device=weights.device))
 
 
-def refill(buffer: Buffer, kept: Kept) -> Buffer:
+def refill(buffer: Buffer, kept: Kept, *, count: int | None = None) -> Buffer:
     """The buffer with the kept rows added after those it holds, in order.
 
     Args:
         buffer: where they go.
         kept: rows [B, ...], weights Float[B], mask Bool[B].
+        count: how many rows are added, where that is known; it saves a device some work. Where the mask keeps fewer,
+            the first of them is added again.
 
     Returns:
         A new buffer; the old one is untouched. Rows beyond the capacity are counted, and `take` then raises.
@@ -60,17 +62,39 @@ def refill(buffer: Buffer, kept: Kept) -> Buffer:
     """
     held, due, tail = buffer.fill.unbind()
     capacity = buffer.weights.shape[0]
-    count = kept.mask.sum()
-    # Past the last kept row, write that row again to the same slot: nothing changes, and shapes stay fixed.
-    place = torch.arange(kept.mask.shape[0], device=tail.device).minimum((count - 1).clamp(min=0))
-    source = torch.argsort((~kept.mask).to(torch.uint8), stable=True)[place]
+    source, place, number = _sources(kept.mask, count)
     slot = (tail + place) % capacity
     rows, weights = chunks.map_leaves(
         lambda old, new: chunks.scatter(old, slot, new, source),
         (buffer.rows, buffer.weights),
         (kept.rows, kept.weights.to(buffer.weights.dtype)),
     )
-    return Buffer(rows, weights, torch.stack([held + count, due, (tail + count) % capacity]))
+    return Buffer(rows, weights, torch.stack([held + number, due, (tail + number) % capacity]))
+
+
+def _sources(mask: Tensor, count: int | None) -> tuple[Tensor, Tensor, Tensor | int]:
+    """Int64[n] which rows are written, Int64[n] to the how many-th slot, and the number kept.
+
+    Of a pool that keeps nothing, its first row is written to the slot that the next kept row overwrites.
+    """
+    if not torch.compiler.is_compiling():
+        try:
+            mask.data_ptr()  # under vmap there is none, and the number of rows cannot be known
+            if count is not None:
+                source = torch.nonzero_static(mask, size=count, fill_value=-1)[:, 0]
+                source = source.maximum(source[:1].clamp(min=0))
+                return source, torch.arange(count, device=mask.device), count
+            if mask.device.type == "cpu":
+                source = mask.nonzero()[:, 0]
+                number = len(source)
+                source = source if number else torch.zeros(mask[:1].shape, dtype=torch.int64)
+                return source, torch.arange(len(source)), number
+        except RuntimeError:
+            pass
+    kept = mask.sum()
+    # Past the last kept row, write that row again to the same slot: nothing changes, and shapes stay fixed.
+    place = torch.arange(mask.shape[0], device=mask.device).minimum((kept - 1).clamp(min=0))
+    return torch.argsort((~mask).to(torch.uint8), stable=True)[place], place, kept
 
 
 def full(buffer: Buffer) -> Tensor:
@@ -118,11 +142,15 @@ def pop(
     """
     span = window * batch_size
     held, due, tail = buffer.fill.unbind()
-    slots = window_slots(buffer, span) if order is None else window_slots(buffer, span)[order]
-    place = torch.arange(batch_size, device=tail.device) + (span - due)
-    chosen = slots[place]
-    left = due - batch_size
-    fill = torch.stack([held - batch_size, torch.where(left > 0, left, span), tail])
+    place = torch.arange(batch_size, device=tail.device)
+    if order is None:
+        chosen = (tail - held + place) % buffer.weights.shape[0]
+    else:
+        chosen = window_slots(buffer, span)[order][place + (span - due)]
+    if window > 1:
+        left = due - batch_size
+        due = torch.where(left > 0, left, span)
+    fill = torch.stack([held - batch_size, due, tail])
     return Buffer(buffer.rows, buffer.weights, fill), rows_at(buffer, chosen)
 
 

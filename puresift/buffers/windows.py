@@ -65,8 +65,9 @@ class Windows(NamedTuple):
         rows = trees.numbered(batch)
         return trees.pad(rows if device is None else trees.to(rows, device), self.pads)
 
-    def cut(self, rows: Batch) -> Tensor:
+    def cut(self, rows: Batch) -> Tensor | None:
         """Int64[]: how many of these padded rows have content past their `length`, which would be cut as they leave.
+        None where none is ever cut.
 
         Content is where none of the padded leaves holds its padding; a leaf of nothing but padding has no say.
 
@@ -74,9 +75,9 @@ class Windows(NamedTuple):
             SiftError: there are such rows, where that can be read for free (on the CPU, uncompiled); or lengths are not
                 one a row.
         """
-        size, device = trees.batch_size(rows), trees.leaves(rows)[0].device
         if self.length is None or not self.pads:
-            return torch.zeros((), dtype=torch.int64, device=device)
+            return None
+        size, device = trees.batch_size(rows), trees.leaves(rows)[0].device
         lengths = self.length(rows)
         if not isinstance(lengths, Tensor) or lengths.shape != (size,) or lengths.dtype == torch.bool:
             got = f"{lengths.dtype}{list(lengths.shape)}" if isinstance(lengths, Tensor) else type(lengths).__name__
@@ -98,14 +99,16 @@ class Windows(NamedTuple):
         lengths = ring.lengths(buffer, self.length)[slots]
         return lengths.unflatten(0, (-1, self.batch_size)).amax(1).clamp(min=1)
 
-    def take(self, buffer: Buffer, key: Key, width: int | None) -> tuple[Buffer, tuple[Batch, Tensor]]:
-        """The next batch out of a full buffer; its width is read off the buffer unless it is given."""
+    def take(
+        self, buffer: Buffer, key: Key, width: int | None, pop: Callable[..., Any] = ring.pop
+    ) -> tuple[Buffer, tuple[Batch, Tensor]]:
+        """The next batch out of a full buffer, by `ring.pop`; its width is read off the buffer unless it is given."""
         if width is None:
             ring.check(buffer, self.rows)
             widths = self.widths(buffer, key)
             width = int(widths[(self.rows - buffer.fill[1]) // self.batch_size]) if len(widths) else 0
         order = self._order(buffer, key) if self.bucket is not None else None
-        after, (batch, weights) = ring.pop(buffer, self.batch_size, window=self.batches, order=order)
+        after, (batch, weights) = pop(buffer, self.batch_size, window=self.batches, order=order)
         batch = objects.resolved(batch, buffer)
         return after, (trees.trim(batch, self.pads, width) if width and self.pads else batch, weights)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from puresift import settings
 from puresift.data.generators import parts, restore, restored, untouched
@@ -32,7 +33,7 @@ def peek(loader: Iterable[Batch]) -> Batch:
     """
     with untouched(loader):
         try:
-            return next(iter(_again(loader)))
+            return next(iter(_anew(loader)))
         except StopIteration:
             raise SiftError("the loader is empty: it gave no first batch") from None
 
@@ -53,7 +54,7 @@ class epochs(Iterable[Batch]):
     """
 
     def __init__(self, loader: Iterable[Batch], n: int):
-        self.loader, self.n = _again(loader), settings.count("n", n)
+        self.loader, self.n = _anew(loader), settings.count("n", n)
 
     def __len__(self) -> int:
         return self.n * len(self.loader)
@@ -120,19 +121,36 @@ def after(loader: Iterable[Batch], skip: int, states: Sequence[Tensor] = ()) -> 
     """
     restore(loader, states)
     if not skip:
-        return iter(loader), 0
+        return begun(loader), 0
     end = object()
     with restored():
         if states:
             torch.set_rng_state(states[0].clone())  # which crashes on a view of a larger tensor
-        pools = iter(loader)
+        pools = begun(loader)
         while skip and next(pools, end) is not end:
             skip -= 1
     return pools, skip
 
 
-def _again(loader: Iterable[Batch]) -> Any:
-    if iter(loader) is loader:
+def begun(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """A pass that has started, which another `iter` does not start anew."""
+    pools = iter(loader)
+    return _steps(pools) if pools is loader else pools
+
+
+def _steps(pools: Iterator[Batch]) -> Iterator[Batch]:
+    end = object()
+    while (batch := next(pools, end)) is not end:
+        yield batch
+
+
+def again(loader: Any) -> bool:
+    """Whether `iter` starts it anew although it is its own iterator: so do the DataLoaders that Ray prepares."""
+    return isinstance(loader, DataLoader)
+
+
+def _anew(loader: Iterable[Batch]) -> Any:
+    if iter(loader) is loader and not again(loader):
         raise SiftError(
             "this is a one-shot iterator: what is read from it is gone; pass an iterable that starts anew, "
             "such as the DataLoader or a list of batches"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from puresift import signals, trees
 from puresift.buffers import example, refill
+from puresift.distributed.company import Company
 from puresift.distributed.dealing import Deal, deal
 from puresift.distributed.describing import described
 from puresift.distributed.gathering import exchanged, gathered
@@ -19,6 +20,7 @@ from puresift.distributed.ranks import place
 from puresift.errors import SiftError
 from puresift.steps import Looked, Parts, decided, looked, wanted
 from puresift.types import Batch, Info, Kept, Odds, Params, SiftState
+from puresift.uniforms import Uniforms
 
 _END = object()
 
@@ -32,15 +34,17 @@ class Together:
     Args:
         parts: of the sifter.
         pact: of the ranks.
+        company: of the ranks, where they score one sharded model.
 
     Attributes: `moved`, the rows sent to other ranks so far, and `bytes`, what was sent in all.
     """
 
-    def __init__(self, parts: Parts, pact: Pact):
-        self._parts, self.pact = parts, pact
+    def __init__(self, parts: Parts, pact: Pact, company: Company | None = None):
+        self._parts, self.pact, self._company = parts, pact, company
         self._rank, self._ranks = place()
         self._opened = torch.zeros(self._ranks, dtype=torch.int64)
         self.moved = self.bytes = 0
+        self._uniforms = Uniforms()
 
     def begin(self, state: SiftState, length: int | None) -> tuple[int, int]:
         """Meet for the first time.
@@ -98,6 +102,8 @@ class Together:
         """
         parts = self._parts
         own = None if batch is None else looked(parts, state, params, batch)
+        if self._company is not None:
+            self._company.wait(True)
         met = self.pact.agree(*((0, 0, 0) if own is None else (len(own.losses), 1, int(own.finite is not None))))
         if not any(there for _, there, _ in met):
             self.pact.close()
@@ -106,7 +112,8 @@ class Together:
         sizes = [rows for rows, *_ in met]
         losses, finite, columns = self._joined(pool, sizes, any(scored for *_, scored in met))
         self._refuse(losses, finite, sizes, int(state.step))
-        ruled, odds, mask = decided(parts, state, losses, finite, columns, False)
+        numbers = self._uniforms.at(parts, state, int(state.step), sum(sizes))
+        ruled, odds, mask = decided(parts, state, losses, finite, columns, False, numbers)
 
         first = sum(sizes[: self._rank])
         mine = slice(first, first + sizes[self._rank])
@@ -128,7 +135,7 @@ class Together:
         row = trees.index(example(state.buffer), slice(0, 1))
         columns = {name: of(row)[:0] for name, of in self._parts.columns.items()}
         none = state.buffer.weights[:0]
-        return Looked(trees.index(row, slice(0, 0)), state.score, none, none.bool(), columns, state.step.new_zeros(()))
+        return Looked(trees.index(row, slice(0, 0)), state.score, none, none.bool(), columns, None, None)
 
     def _joined(self, pool: Looked, sizes: list[int], scored: bool) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """The losses, which of them are finite, and the columns of all ranks."""
@@ -176,10 +183,11 @@ class Together:
         below = int(come[:me].sum())  # rows are in the order of the ranks that kept them
         return trees.map_leaves(lambda staying, came: torch.cat([came[:below], staying, came[below:]]), stays, rows)
 
-    def _signal(self, state: SiftState, batches: int, cut: Tensor) -> Tensor:
+    def _signal(self, state: SiftState, batches: int, cut: Tensor | None) -> Tensor:
         """The pool's signal, of batches that are full on every rank."""
         size = self._parts.windows.batch_size
         fill = torch.tensor([batches * size, size])
         widths = self._parts.windows.widths(state.buffer, state.key) if batches else state.buffer.fill[:0]
-        wants = wanted(self._parts, state).cpu()
-        return signals.pack(fill, torch.zeros((), dtype=torch.int64), wants, widths.cpu(), cut.cpu())
+        choices = torch.arange(2).unbind()
+        none, wants = choices[0], wanted(self._parts, state, choices)
+        return signals.pack(fill, none, wants, widths.cpu(), none if cut is None else cut.cpu())

@@ -64,21 +64,21 @@ class WindowState(NamedTuple):
 
 def _by_history(state: RelativeState, losses: Losses) -> tuple[RelativeState, Placed]:
     state = RelativeState(*remember(state.history, state.seen, losses))
-    below, upto = rank_bounds(state.history.sort().values, losses)
-    return state, Placed(below, upto, state.seen.clamp(max=state.history.shape[0]), upto - below)
+    below, upto = rank_bounds(state.history.sort().values, losses, state.seen)
+    return state, Placed(below, upto, state.seen.clamp(max=state.history.shape[0]))
 
 
 def _by_order(state: OrderedState, losses: Losses) -> tuple[OrderedState, Placed]:
     leaving = state.history.gather(0, slots(state.history, state.seen, losses))
     history, seen = remember(state.history, state.seen, losses)
     ordered = exchange(state.ordered, leaving, losses)
-    below, upto = rank_bounds(ordered, losses)
-    return OrderedState(history, ordered, seen), Placed(below, upto, seen.clamp(max=history.shape[0]), upto - below)
+    below, upto = rank_bounds(ordered, losses, seen)
+    return OrderedState(history, ordered, seen), Placed(below, upto, seen.clamp(max=history.shape[0]))
 
 
 def _by_itself(state: WindowState, losses: Losses) -> tuple[WindowState, Placed]:
     below, upto = rank_bounds(losses.sort().values, losses)
-    return state, Placed(below, upto, losses.shape[0], upto - below)
+    return state, Placed(below, upto, losses.shape[0])
 
 
 def _by_age(state: AgedState, losses: Losses) -> tuple[AgedState, Placed]:

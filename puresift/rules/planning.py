@@ -102,27 +102,28 @@ def fill(scores: Tensor, total: Number) -> Tensor:
     size = scores.shape[0]
     if not size:  # an empty pool has no largest row
         return scores.float()
-    total = (torch.zeros((), dtype=torch.float64, device=scores.device) + total).clamp(0, size)
-    if size > SORTED_UP_TO and scores.device.type == "cpu" and not unreadable(total > 0):
+    total = total.double().clamp(0, size) if isinstance(total, Tensor) else min(max(float(total), 0.0), float(size))
+    if size > SORTED_UP_TO and scores.device.type == "cpu" and not unreadable(scores[0] + total > 0):
         return _fill_large(scores, total)
     scores = scores.double()
     ordered = scores.sort().values
     sums = ordered.cumsum(0)
-    full = torch.arange(size - 1, -1, -1, device=scores.device)  # rows at p = 1 if row i is the largest below it
-    fits = (total - full) * ordered <= sums
+    rest = total - torch.arange(size - 1, -1, -1, device=scores.device)  # for the rows up to i, if those above get 1
+    fits = rest * ordered <= sums
     # The largest row that fits: its running sum and the rest of the total give c. Row 0 always fits, up to rounding.
-    last = torch.where(fits, torch.arange(size, device=scores.device), 0).amax(0, keepdim=True)
-    rest, mass = (total - full.gather(0, last)).clamp(min=0), sums.gather(0, last)
-    probs = (scores * (rest / mass)).clamp(max=1)
-    probs = torch.where(scores > ordered.gather(0, last), 1.0, probs)
-    scored = (scores > 0).sum()
-    spare = (total - scored).clamp(min=0) / (size - scored)
-    return torch.where(scores > 0, probs, spare).float()
+    # All three rise, so that their largest values are those at that row.
+    rising = torch.stack([rest, sums, ordered])
+    rest, mass, largest = torch.where(fits, rising, rising[:, :1]).amax(1, keepdim=True).unbind()
+    probs = torch.where(scores > largest, 1.0, (scores * (rest.clamp(min=0) / mass)).clamp(max=1))
+    scored = scores > 0
+    number = scored.sum()
+    return torch.where(scored, probs, (total - number).clamp(min=0) / (size - number)).float()
 
 
-def _fill_large(scores: Tensor, planned: Tensor) -> Tensor:
+def _fill_large(scores: Tensor, planned: Tensor | float) -> Tensor:
     """`fill` without a sort: c for the rows below p = 1, again and again until no other row reaches it."""
-    free, full = scores, torch.zeros_like(planned)  # scores of the rows below p = 1, and how many are at it
+    free = scores  # of the rows below p = 1
+    full = torch.zeros((), dtype=torch.float64)  # how many rows are at it
     while True:
         factor = (planned - full).clamp(min=0) / exact_sum(free)
         if not bool(free.amax() * factor > 1):

@@ -13,6 +13,7 @@ from puresift.order import rank_bounds
 from puresift.rules import histories
 from puresift.rules.counting import counted
 from puresift.rules.planning import always, fill
+from puresift.rules.sketches import Placed
 from puresift.settings import Number
 from puresift.types import Losses, Odds, Rule
 
@@ -81,7 +82,7 @@ def relative(
 
     def select(state: Any, losses: Losses, **columns: Any) -> tuple[Any, Odds]:
         state, placed = place(state, losses.float())
-        probs = _mean_power(*placed, exponent)
+        probs = _mean_power(placed, exponent)
         return state, Odds(probs, torch.ones_like(probs))
 
     return Rule(start, select, always)
@@ -126,16 +127,21 @@ def top(keep: Number) -> Rule:
     return Rule(TopState, counted(select, keep), always)
 
 
-def _mean_power(below: Tensor, upto: Tensor, number: Tensor | int, equal: Tensor, exponent: Number) -> Tensor:
+def _mean_power(placed: Placed, exponent: Number) -> Tensor:
     """u ** exponent at the mid-rank, or, for a tie, its mean over u in [below / n, upto / n].
 
     In double precision: float32 powers differ in the last bit between a vector's lanes and its tail.
     """
+    below, upto, number, equal = placed
+    middle = (below + upto).double() / 2 / number
+    if not isinstance(exponent, Tensor) and exponent == 1:  # the mean of u is its middle
+        return middle.float()
+    middle = middle**exponent
+    equal = upto - below if equal is None else equal
     below, upto = below.double(), upto.double()
-    middle = ((below + upto) / 2 / number) ** exponent
-    share = (upto - below) / upto  # of the interval [0, upto / n]; log1p is exact for small shares
+    share = (below - upto) / upto  # of the interval [0, upto / n], below 0; log1p is exact for small shares
     power = exponent + 1
-    tied = (upto / number) ** exponent * -torch.expm1(power * torch.log1p(-share)) / (power * share)
+    tied = (upto / number) ** exponent * torch.expm1(power * torch.log1p(share)) / (power * share)
     return torch.where(equal == 1, middle, tied).float()
 
 

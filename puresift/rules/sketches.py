@@ -21,12 +21,12 @@ class SketchState(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """The ranks of a loss, [below, upto] out of number, and how many losses share them."""
+    """The ranks of a loss, [below, upto] out of number, and how many losses share them: by default upto - below."""
 
     below: Tensor
     upto: Tensor
     number: Tensor | int
-    equal: Tensor
+    equal: Tensor | None = None
 
 
 def by_sketch(state: SketchState, losses: Losses, *, history: int) -> tuple[SketchState, Placed]:

@@ -6,7 +6,7 @@ from puresift.scores.compiling import compiled
 from puresift.scores.logits import el2n, entropy, head_grad_norm, margin
 from puresift.scores.losses import batched, grad_norm, per_sample
 from puresift.scores.model import live
-from puresift.scores.remembering import change, remembered
+from puresift.scores.remembering import change, recalled, remembered
 
 __all__ = [
     "autocast",
@@ -23,6 +23,7 @@ __all__ = [
     "margin",
     "per_sample",
     "rank_mix",
+    "recalled",
     "reducible",
     "remembered",
     "total",

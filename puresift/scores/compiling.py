@@ -72,11 +72,8 @@ def compiled(
     """
     graphs = mode in _GRAPHS
     step = settings.count("pad_to", (1 if dynamic and not graphs else 16) if pad_to is None else pad_to)
-    # By default torch counts recompilations of all scores together, by shared code; newer versions can separate them.
-    apart = "isolate_recompiles" in inspect.signature(torch.compile).parameters  # Lightning wraps torch.compile
-    limits: dict[str, Any] = {"isolate_recompiles": True, "recompile_limit": _FRAMES} if apart else {}
     shapes = None if dynamic else False  # not True, which would make the parameters' sizes dynamic too
-    run: ScoreFn = torch.compile(score, dynamic=shapes, mode=mode, backend=backend, **limits)
+    run: ScoreFn = torch.compile(score, dynamic=shapes, mode=mode, backend=backend, **limits())
     twins = _twins(score)
 
     def rung(size: int) -> int:
@@ -119,6 +116,15 @@ def compiled(
             return losses.clone() if graphs else losses
 
     return call
+
+
+def limits() -> dict[str, Any]:
+    """Arguments of torch.compile by which each function has a limit of recompilations of its own.
+
+    By default torch counts those of all functions together, by shared code; newer versions can separate them.
+    """
+    apart = "isolate_recompiles" in inspect.signature(torch.compile).parameters  # Lightning wraps torch.compile
+    return {"isolate_recompiles": True, "recompile_limit": _FRAMES} if apart else {}
 
 
 def _twins(score: Any) -> list[Twin]:

@@ -34,8 +34,8 @@ def batched(model: nn.Module, loss: Loss) -> ScoreFn:
     Forward hooks are left out, with a warning: they belong to the training forward.
 
     A model that `torch.distributed.fsdp.fully_shard` spread over ranks is scored itself, in eval mode for the length of
-    the forward and hooks included, and sharded again after it. That forward is a collective: all ranks must score as
-    many pools, which `ps.hold` drawn by `ps.systematic` sees to.
+    the forward and hooks included, and sharded again after it. That forward is a collective, which all ranks run at
+    once: `ps.sift` and `ps.SiftingDataLoader` see to it, or refuse; a loop of one's own must.
 
     Args:
         model: any module; DDP and compile wrappers are removed.

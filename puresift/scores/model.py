@@ -15,7 +15,7 @@ from puresift.scores.copies import Live, copied, places, tensors, ties, unwrap
 from puresift.scores.following import Follower, OtherModules
 from puresift.scores.guarding import asked, watched
 from puresift.scores.hooks import judge
-from puresift.scores.sharding import Sharded, sharded
+from puresift.scores.sharding import Sharded, sharded, spread
 from puresift.types import Batch, Losses, Params
 
 
@@ -91,8 +91,10 @@ class Scored:
         return Sharded(model, self.function) if sharded(model) else Twin(model, self.function)
 
     def _spread(self, params: Params) -> bool:
-        first = next(iter(params.values()), None) if isinstance(params, Mapping) else None
-        return type(first).__name__ == "DTensor" and self.model() is not None
+        first, model = next(iter(params.values()), None) if isinstance(params, Mapping) else None, self.model()
+        if model is None or type(first).__name__ == "DTensor":
+            return model is not None
+        return not torch.compiler.is_compiling() and asked() and spread(model)  # a stream's first pool is watched
 
 
 class Twin(nn.Module):

@@ -104,6 +104,52 @@ def remembered(score: ScoreFn, size: int, *, every: int, id: Ids = by_id, gather
     return Score(init, apply, observe)
 
 
+class RecalledState(NamedTuple):
+    """The last known loss of each sample."""
+
+    losses: Tensor | Table  # Float[size], NaN where missing
+
+
+def recalled(size: int, *, id: Ids = by_id) -> Score:
+    """The last known loss of each sample, NaN where none is known: a score that computes nothing.
+
+    It knows what it is told, by `stream.observe(losses)` or, as the first score of a `ps.cascade`, by the second. On
+    its own it needs a sifter with nonfinite="keep", which trains on what is not known yet; to score such rows, and
+    those whose loss is old, use `ps.remembered`.
+
+    Args:
+        size: samples in the dataset; ids lie in [0, size).
+        id: `id(batch)`, Int[B]; by default `batch["id"]`.
+
+    Returns:
+        A `Score` with a `RecalledState`.
+
+    Raises:
+        SiftError: size is out of range; when called, ids are missing or out of range (where that costs nothing to see).
+
+    Example:
+        >>> score, batch = recalled(10), {"id": torch.tensor([7, 3])}
+        >>> state = score.observe(score.init(), batch, torch.tensor([0.5, 2.0]))
+        >>> score.apply(state, {}, {"id": torch.tensor([3, 4])})[1]
+        tensor([2., nan])
+
+    References:
+        Ilya Loshchilov, Frank Hutter, "Online Batch Selection for Faster Training of Neural Networks", 2015.
+    """
+    size = settings.count("size", size)
+
+    def apply(state: RecalledState, params: Params, batch: Batch) -> tuple[RecalledState, Losses]:
+        ids = checked(ids_of(id(batch), batch, tables.settled(state.losses)), size)
+        return state, tables.read(state.losses, ids)
+
+    def observe(state: RecalledState, batch: Batch, losses: Losses) -> RecalledState:
+        ids = checked(ids_of(id(batch), batch, tables.settled(state.losses)), size)
+        losses = torch.where(losses.isfinite(), losses, torch.nan)[newest(ids)]
+        return RecalledState(tables.write(state.losses, ids, losses))
+
+    return Score(lambda: RecalledState(tables.table(torch.full((size,), torch.nan))), apply, observe)
+
+
 class ChangeState(NamedTuple):
     """The score's own state, and each sample's losses at its last visits."""
 

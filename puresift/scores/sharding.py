@@ -1,7 +1,7 @@
 """Models whose parameters are spread over ranks: no copy of them can be scored, so the model itself is.
 
 The forward of a `fully_shard`ed module gathers its own parameters and ignores those that are put in their place. It is
-a collective as well: every rank must score as many pools as the others, at the same time.
+a collective as well: every rank must score as many pools as the others, at the same time. Streams score in `Company`.
 
 References:
     Yanli Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", 2023.
@@ -10,8 +10,11 @@ References:
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -44,6 +47,45 @@ _FOREIGN = (
     "the model is sharded, so that its forward gathers its own parameters and would ignore those that are passed; pass "
     "ps.live(model) of the very model that is scored"
 )
+
+
+class Company(Protocol):
+    """The ranks that score a model together."""
+
+    def forward(self, run: Callable[[], Any]) -> Any:
+        """What `run` gives, once all ranks take part in it."""
+
+
+_company: ContextVar[Company | None] = ContextVar("company", default=None)
+
+
+@contextmanager
+def accompanied(company: Company | None) -> Iterator[None]:
+    """Sharded models that are scored within are scored in this company; with None alone."""
+    token = _company.set(company)
+    try:
+        yield
+    finally:
+        _company.reset(token)
+
+
+def spread(model: nn.Module) -> bool:
+    """Whether `fully_shard` was applied to a part of the model, whatever its parameters look like at the moment.
+
+    Between a forward and the next step those of a root may stand gathered, as plain tensors.
+    """
+    return any(_ours(module) for module in model.modules())
+
+
+def resharded(model: nn.Module) -> None:
+    """Let go of what a forward has left gathered, so that the parameters are those which the optimizer changes."""
+    for module in model.modules():
+        if _ours(module):
+            module.reshard()  # type: ignore[operator]
+
+
+def _ours(module: nn.Module) -> bool:
+    return any(cls.__name__ == "FSDPModule" for cls in type(module).__mro__)
 
 
 def sharded(model: nn.Module) -> bool:
@@ -94,6 +136,10 @@ class Sharded:
         now = {} if model is None else tensors(model)
         if model is None or params.keys() != now.keys() or any(params[name] is not now[name] for name in now):
             raise SiftError(_FOREIGN)
+        run, company = partial(self._run, model, batch), _company.get()
+        return run() if company is None else company.forward(run)
+
+    def _run(self, model: nn.Module, batch: Batch) -> Any:
         modes = [(module, module.training) for module in model.modules()]
         model.eval()
         try:
@@ -103,6 +149,4 @@ class Sharded:
             for module, mode in modes:
                 module.training = mode
             # What a forward leaves gathered (the root does) would miss the step that the optimizer makes meanwhile.
-            for module, _ in modes:
-                if "FSDPModule" in (cls.__name__ for cls in type(module).__mro__):
-                    module.reshard()  # type: ignore[operator]
+            resharded(model)

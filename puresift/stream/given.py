@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from puresift import sifters
+from puresift.data.pools import again
 from puresift.distributed.ranks import place
 from puresift.errors import ArgumentError, SiftError
 from puresift.scores import model
@@ -28,8 +29,9 @@ def check(loader: Any, params: Any, settings: Mapping[str, Any]) -> None:
         SiftError: the loader is none, or params are.
         TypeError: there is no such setting.
     """
-    if isinstance(loader, Iterator) or not isinstance(loader, Iterable):
-        kind = "a one-shot iterator" if isinstance(loader, Iterator) else f"a {type(loader).__name__}"
+    once = isinstance(loader, Iterator) and not again(loader)
+    if once or not isinstance(loader, Iterable):
+        kind = "a one-shot iterator" if once else f"a {type(loader).__name__}"
         raise SiftError(f"the loader is {kind}; pass an iterable that can be iterated again, such as a DataLoader")
     if isinstance(params, nn.Module):
         raise SiftError("params is a model; pass params=ps.live(model), which reads its parameters at each use")

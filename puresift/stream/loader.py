@@ -8,31 +8,31 @@ from typing import Any
 
 from torch import Tensor
 
-from puresift import checkpoint, keys, sifters, trees
-from puresift.buffers import example
+from puresift import checkpoint, keys, sifters
 from puresift.data.pools import set_epoch
+from puresift.distributed.company import Company
 from puresift.distributed.pacts import Pact
 from puresift.distributed.ranks import rank_key
 from puresift.distributed.saving import stamped, unstamped
 from puresift.errors import MomentError, SiftError
 from puresift.infos import join
 from puresift.settings import called
-from puresift.sifters import parts_of
-from puresift.steps import Parts
 from puresift.stream import given
+from puresift.stream.fitting import Fitted
 from puresift.stream.governors import Governor
+from puresift.stream.joining import accompanied
 from puresift.stream.pacing import Pace
 from puresift.stream.places import PREFIX, Place, wrapped
 from puresift.stream.runs import Run
 from puresift.stream.shares import Shares
 from puresift.stream.stream import Stream
 from puresift.stream.stream import stream as started
-from puresift.stream.telling import LOADER_WAY_ON, NONE, OVER
+from puresift.stream.telling import LOADER_WAY_ON, NONE, OVER, same
 from puresift.stream.weights import Handout
 from puresift.types import Batch, Info, Key, Losses, Params, Rule, Score, ScoreFn, SiftState
 
 
-class SiftingDataLoader(Iterable[Any]):
+class SiftingDataLoader(Fitted, Iterable[Any]):
     """A loader whose batches are sifted, for loops and trainers that take a loader.
 
     One `iter()` is one pass over the wrapped loader, whose epoch is set to `epoch` where it has a `set_epoch`. The
@@ -55,17 +55,20 @@ class SiftingDataLoader(Iterable[Any]):
             have left comes first in their next pass, and a rank that fails ends all of them, by name. With False each
             goes alone. By default ranks whose rule keeps a constant number (`ps.hold`, drawn by `ps.systematic`) are
             compared as a pass begins: of equally many pools they fill batches at the same steps, without a word; else
-            they go as with True. Other rules go as with False, and warn.
+            they go as with True. Other rules go as with False, and warn; but around a loader that Accelerate prepared,
+            whose passes begin on all ranks at once, as with True.
         settings: the other settings of `ps.sifter`: draw, columns, pad, length, bucket, window, nonfinite. With
             pad="auto" the entries that tokenizers make (input_ids, attention_mask, labels and so on) may have another
             length in each batch: they are padded as far as needed, and rows leave cut to the longest of their batch.
 
     Attributes: `loader`, `batch_size`, `epoch` (of the current or the next pass), `state` (the newest), `info` (that
-    of the batch last yielded; after a pass, of the pools read since) and `weights` (of the batch last yielded).
+    of the batch last yielded; after a pass, of the pools read since) and `weights` (of the batch last yielded). Set
+    `endless` to True where passes follow without end, until all ranks have taken as many batches, as in trainers that
+    count steps: with in_step=False a sharded model can be scored there alone.
 
     Raises:
-        SiftError: here, or at the first batch, for an invalid setting or batch; while iterating, when weights are not
-            all 1 and were not read.
+        SiftError: here, or at the first batch, for an invalid setting or batch; as a pass begins, when ranks that score
+            a sharded model go each alone; while iterating, when weights are not all 1 and were not read.
         TypeError: there is no such setting.
 
     Example:
@@ -78,6 +81,7 @@ class SiftingDataLoader(Iterable[Any]):
     """
 
     info: Info | None = None
+    endless = False
 
     def __init__(
         self,
@@ -96,12 +100,13 @@ class SiftingDataLoader(Iterable[Any]):
         if isinstance(loader, SiftingDataLoader) or isinstance(wrapped(loader), SiftingDataLoader):
             raise SiftError("this loader is sifted already; wrap the loader inside of it, once")
         given.check(loader, params, settings)
+        self._told = same(loader)
         self.batch_size = given.batch_size(loader) if batch_size is None else batch_size
         self._params, self._governor = params, governor
         if governor is not None:
             called("governor", governor, "decide")
         key = keys.key(0) if key is None else keys.checked(key)
-        self._pace = Pace(in_step, key)
+        self._pace = Pace(in_step, key, prepared=wrapped(loader) is not None)
         self._handout = Handout(weights)
         self._ragged = given.ragged(loader, settings)
         self._shares = Shares()
@@ -115,13 +120,16 @@ class SiftingDataLoader(Iterable[Any]):
         self._stream: Stream | None = None
         self._passed: list[Info] = []  # of pools that were read after the last batch of an epoch
         self._place = Place(loader)
+        self._company: Company | None = None
         self._open = False  # whether a pass has started
         self._began = 0  # pools read before this pass
 
     def __iter__(self) -> Iterator[Any]:
+        self._told = self._told or same(self.loader)  # a process group may have been made since
         pact = self._pace.begin(self._parts, governed=self._governor is not None)
-        batches = self._pass(pact)
-        return Run(batches if pact is None else pact.kept(batches), LOADER_WAY_ON)
+        self._company = accompanied(self._parts, self._params, pact, self._company, endless=self.endless)
+        met, batches = pact if self._company is None else self._company.pact, self._pass(pact)
+        return Run(batches if met is None else met.kept(batches), LOADER_WAY_ON)
 
     @property
     def loader(self) -> Any:
@@ -132,15 +140,6 @@ class SiftingDataLoader(Iterable[Any]):
     def epoch(self) -> int:
         """The epoch of the current or the next pass."""
         return self._place.epoch + self._pace.behind
-
-    @property
-    def _parts(self) -> Parts:
-        return parts_of(self._sifter)  # type: ignore[return-value]  # it is always one of ours
-
-    @property
-    def state(self) -> SiftState:
-        """The newest state."""
-        return self._ready() if self._stream is None else self._stream.state
 
     @property
     def weights(self) -> Tensor:
@@ -161,6 +160,11 @@ class SiftingDataLoader(Iterable[Any]):
             raise SiftError("observe takes the losses of the batch last yielded, but none was yielded yet")
         self._stream.observe(losses, batch)
 
+    def fail(self, error: BaseException) -> None:
+        """Tell ranks that score a sharded model together with this one that it cannot go on, so that they stop too."""
+        if self._company is not None:
+            self._company.pact.fail(error)
+
     def flush(self) -> list[Any]:
         """All rows that are left, as batches of at most `batch_size`; a pass that has started ends with it.
 
@@ -170,14 +174,17 @@ class SiftingDataLoader(Iterable[Any]):
         state, left = self._sifter.flush(self.state)
         batches = self._handout.rest(left)
         self._leave(self.epoch + (self._open and not self._pace.stopped))
-        self._state, self._stream = state, None
+        self._state = state
+        self._follow(None, iter(()))
         return batches
 
     def state_dict(self) -> dict[str, Any]:
         """The newest state and the place in this pass, as a flat dict; `torch.load` reads it with weights_only=True.
 
-        The position of a wrapped loader with `state_dict` and `load_state_dict` is saved too; with others the pools are
-        counted, and skipped on resume in the same order, shuffled or not.
+        The source's own position is saved too, and nothing is read again, where a loader tells it by `state_dict` and
+        `load_state_dict`, or the stream that a DataLoader without workers reads. With others, and where a shuffle
+        buffer of Hugging Face's keeps rows that are in no position, the pools are counted: on resume they are read
+        again in the same order, shuffled or not, and passed over. A stream that never ends should tell its position.
         """
         read = int(self.state.step) - self._began if self._open else None
         ragged = self._ragged.state_dict() if self._ragged else {}
@@ -191,6 +198,9 @@ class SiftingDataLoader(Iterable[Any]):
 
         Raises:
             SiftError: it is not such a state, or from a loader with another rule, score, size, rank or world size.
+
+        Warns:
+            UserWarning: more than 1,000 pools of a stream without length have to be read again.
         """
         flat = unstamped(flat)
         self._place.check(flat)
@@ -204,15 +214,18 @@ class SiftingDataLoader(Iterable[Any]):
         self._open = False
         self._pace.set(flat)
         self._place.load_state_dict(flat)
-        self._state, self._stream = state, None
+        self._state = state
+        self._follow(None, iter(()))
 
     def _pass(self, pact: Pact | None) -> Iterator[Any]:
         if not self._pace.stopped:
             self._begin(pact)
+        elif self._stream is not None:
+            self._stream.joint.join(self._company)
         self._pace.stopped = False
         self._pace.meet(pact, self._parts, self.state, self.loader, self._began)
         lock = None if self._parts.shared else pact  # with ranks="global" the stream keeps it
-        while self._pace.goes_on(lock, self._full(pact)):
+        while self._pace.goes_on(lock, self._full(pact), self._company):
             stream = self._stream
             assert stream is not None
             sifted = next(stream)
@@ -234,7 +247,7 @@ class SiftingDataLoader(Iterable[Any]):
         """Start to read the pools of an epoch."""
         if self._open:  # an unfinished pass is over
             self._leave(self.epoch + 1)
-        skip, pools = self._place.skip, self._place.pools()
+        skip, pools = self._place.skip, self._place.pools(padded=self._parts.shared)
         if self._state is None or (pact is not None and wrapped(self.loader) is not None):  # all ranks begin it at once
             first = list(islice(pools, 1))
             if self._state is None and not first:
@@ -242,10 +255,17 @@ class SiftingDataLoader(Iterable[Any]):
             self._state, pools = self._state or self._init(first[0]), chain(first, pools)
         self._began = int(self.state.step) - skip
         ahead = not self._place.stateful
-        self._source, fitting = pools, self._fitting(pools)
+        fitting = self._fitting(pools)
         stream = started(self._sifter, self.state, self._params, fitting, skip=0, governor=self._governor, ahead=ahead)
-        self._stream, self._open, stream.shares = stream, True, self._shares
-        stream.pact = pact or stream.pact
+        self._follow(stream, pools)
+        self._open, stream.shares, stream.pact = True, self._shares, pact or stream.pact
+        stream.joint.join(self._company)
+
+    def _follow(self, stream: Stream | None, pools: Iterator[Batch]) -> None:
+        """Read on in another stream; the one before lets go of its pools, and of their workers."""
+        before, self._stream, self._source = self._stream, stream, pools
+        if before is not None:
+            before.close()
 
     def _full(self, pact: Pact | None) -> bool:
         """Whether a batch is full; a rank that is behind goes on with the pools of its next epoch."""
@@ -267,29 +287,6 @@ class SiftingDataLoader(Iterable[Any]):
         self.info, self._passed = join([*self._passed, self._stream.info]), []
         self._leave(self._place.epoch + 1, self._pace.behind)
 
-    def _fitting(self, pools: Iterator[Batch]) -> Iterator[Batch]:
-        """The pools; before one of longer rows, the state is made to hold them."""
-        for batch in pools:
-            if self._ragged is not None:
-                batch = trees.plain(batch, lambda: example(self.state.buffer))
-                if self._ragged.wider(batch, example(self.state.buffer)):
-                    assert self._stream is not None and self.batch_size is not None
-                    self._sifter = self._build(self.batch_size)
-                    self._stream.change(self._sifter, self._ragged.widened(self.state))
-            yield batch
-
     def _leave(self, epoch: int, behind: int = 0) -> None:
         self._open, self._pace.behind, self._pace.stopped = False, behind, False
         self._place.leave(epoch)
-
-    def _ready(self) -> SiftState:
-        """The state; before the first pass, initialised from the first batch."""
-        if self._state is None:
-            self._state = self._init(self._place.peek())
-        return self._state
-
-    def _init(self, first: Batch) -> SiftState:
-        if self.batch_size is None:
-            self.batch_size = trees.batch_size(trees.plain(first))
-            self._sifter = self._build(self.batch_size)
-        return self._sifter.init(self._key, first)

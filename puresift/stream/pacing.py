@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler
 
 from puresift.data.pools import size
+from puresift.distributed.company import Company
 from puresift.distributed.describing import described
 from puresift.distributed.pacts import Pact
 from puresift.distributed.ranks import place
@@ -32,15 +33,16 @@ class Pace:
     Args:
         in_step: as in `SiftingDataLoader`.
         key: Int64[2], before a rank is folded in.
+        prepared: whether Accelerate prepared the loader, whose passes begin on all ranks at once.
 
     Raises:
         SiftError: in_step is something else.
     """
 
-    def __init__(self, in_step: bool | None, key: Key):
+    def __init__(self, in_step: bool | None, key: Key, *, prepared: bool = False):
         if in_step not in (True, False, None):
             raise SiftError(f"in_step must be True, False or None, got {in_step!r}")
-        self._in_step, self._key = in_step, str(key.tolist())
+        self._in_step, self._key, self._prepared = in_step, str(key.tolist()), prepared
         self.behind = 0
         self.stopped = False  # by a shorter rank, with a batch that waits in the state
         self._checked = self._warned = False
@@ -57,7 +59,8 @@ class Pace:
         """The ranks' agreement for a pass; None where this rank goes alone."""
         if place()[1] == 1:
             return None
-        if parts.shared or self._in_step or (self._in_step is None and parts.constant and not governed):
+        default = self._prepared or (parts.constant and not governed)
+        if parts.shared or (default if self._in_step is None else self._in_step):
             return Pact()
         if self._in_step is None and not self._warned:
             self._warned = True
@@ -88,11 +91,14 @@ class Pace:
             if left > 0 and all(numbers == met[0] for numbers in met):
                 pact.close()  # all fill their batches at the same steps, without a word
 
-    def goes_on(self, pact: Pact | None, ready: bool) -> bool:
+    def goes_on(self, pact: Pact | None, ready: bool, company: Company | None = None) -> bool:
         """Whether the pass goes on, on all ranks; `ready`, whether this one has a batch."""
+        if company is not None and company.endless and ready and company.pact.open:
+            company.wait(True)
         if pact is None or not pact.open:
             return ready
-        if all(there for there, *_ in pact.agree(int(ready))):
+        met = [there for there, *_ in pact.agree(int(ready))] if company is None else company.wait(ready)
+        if all(met):
             return True
         pact.close()
         if ready:

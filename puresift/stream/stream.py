@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 
 import torch
 
-from puresift import settings, signals, trees
+from puresift import settings, sifters, signals, trees
 from puresift.buffers.ring import example, full
 from puresift.data.pools import Ahead, epochs, read, size
 from puresift.distributed.pacts import Pact
@@ -17,15 +17,17 @@ from puresift.errors import MomentError, SiftError
 from puresift.infos import join
 from puresift.scores.guarding import Guard
 from puresift.scores.model import given
-from puresift.sifters import parts_of
+from puresift.scores.sharding import accompanied
 from puresift.stream.governors import Governor
 from puresift.stream.handling import Handling
+from puresift.stream.joining import Joint
 from puresift.stream.runs import Run
 from puresift.stream.shares import Shares
-from puresift.stream.telling import NOTHING, TOO_LITTLE, WAY_ON, unequal
+from puresift.stream.telling import META, NOTHING, TOO_LITTLE, WAY_ON, same, unequal
 from puresift.stream.timing import Watch
 from puresift.stream.unread import Unread
 from puresift.types import Batch, Info, Losses, Params, Sifted, Sifter, SiftState
+from puresift.uniforms import Uniforms
 
 
 def sift(
@@ -38,6 +40,7 @@ def sift(
     governor: Governor | None = None,
     clock: Callable[[], float] | None = None,
     ahead: bool = True,
+    compiled: bool = False,
 ) -> Stream:
     """Read pools, keep what the sifter keeps, and yield it in full batches.
 
@@ -58,14 +61,17 @@ def sift(
         clock: the governor's clock, in seconds; by default CUDA events on CUDA, and `time.perf_counter` elsewhere.
         ahead: on a GPU, fetch the next pool from the loader while it scores this one; False where the loader's own
             position is saved with the state. On other devices pools are fetched when needed.
+        compiled: whether all that follows the score is compiled, a graph for each size of pool: fewer launches on a
+            GPU, and seconds to a minute before the first batch.
 
     Returns:
         An iterator of `Sifted(batch, weights, state, info)` with the newest `state`, and `observe(losses)`.
 
     Raises:
-        SiftError: here, when the place in an unsized loader is unknown; while running, when a loss is not
-            finite (with nonfinite="raise"), a batch does not fit, or the loader ends before it gave a batch. After an
-            error, in the loader or a score too, each further call raises; `stream.state` holds what was read before.
+        SiftError: here, when the place in an unsized loader is unknown; while running, when ranks would not score a
+            sharded model equally often, a loss is not finite (with nonfinite="raise"), a batch does not fit, or the
+            loader ends before it gave a batch. After an error, in the loader or a score too, each further call raises;
+            `stream.state` holds what was read before.
 
     Example:
         >>> import puresift as ps
@@ -75,7 +81,9 @@ def sift(
         >>> [batch.tolist() for batch, weights, state, info in stream]
         [[2.0, 3.0], [6.0, 7.0]]
     """
-    unequal(parts_of(sifter))
+    unequal(sifters.parts_of(sifter))
+    sifter = sifters.compiled(sifter) if compiled else sifter
+    same(loader.loader if isinstance(loader, epochs) else loader)
     return stream(sifter, state, params, loader, skip=skip, governor=governor, clock=clock, ahead=ahead)
 
 
@@ -92,7 +100,7 @@ def stream(
 ) -> Stream:
     """`sift` for loops that keep ranks in step themselves: without a word about ranks."""
     length, begun = None if isinstance(loader, epochs) else size(loader), int(state.step)
-    parts = parts_of(sifter)
+    parts = sifters.parts_of(sifter)
     shared = parts is not None and parts.shared and place()[1] > 1
     if skip is None:
         if begun and length is None and not isinstance(loader, epochs):
@@ -136,11 +144,13 @@ class Stream(Iterator[Sifted]):
     ):
         self.state = state
         self.pact = Pact()  # with ranks="global"; a loader that has one with the other ranks replaces it
+        self.joint = Joint(lambda: (self._sifter, self.state, self._params))  # with the ranks that share a model
         self._length = length  # of a pass, where pools are to be skipped by it
         self._sifter, self._loader, self._skip = sifter, loader, skip
         self._governor, self._clock, self._ahead = governor, clock, ahead
         self._params = params if callable(params) else lambda: params
         self._guard = Guard(params)  # of the first pool that is scored
+        self._uniforms = Uniforms()
         self._batch: Batch = None
         self._infos: list[Info] = []
         self.shares = Shares()  # a loop of several streams replaces it by one for all
@@ -166,9 +176,15 @@ class Stream(Iterator[Sifted]):
         """The pools read since the last yield; after exhaustion, those whose rows wait in the state."""
         return join(self._infos, self.state.step.device, self._like)
 
+    def close(self) -> None:
+        """Read no further, and let go of the loader's iterator; worker processes that nobody lets go of end late."""
+        self._run.close()
+        self._loader = ()
+
     def change(self, sifter: Sifter, state: SiftState) -> None:
         """Go on with another sifter, and this state made to its shapes; the loader may ask for it between two pools."""
         self._sifter, self.state = sifter, state
+        self._uniforms.forget()
 
     def observe(self, losses: Losses, batch: Batch = None) -> None:
         """Feed training losses, Float[B], to a stateful score: those of the batch last yielded, or of `batch`."""
@@ -177,20 +193,18 @@ class Stream(Iterator[Sifted]):
         self.state = self._sifter.observe(self.state, self._batch if batch is None else batch, losses)
 
     def _started(self) -> Iterator[Sifted | None]:
-        parts = parts_of(self._sifter)
-        together = Together(parts, self.pact) if parts is not None and parts.shared and place()[1] > 1 else None
-        steps = self._generate(together)
-        yield from steps if together is None else self.pact.kept(steps)
+        parts = sifters.parts_of(self._sifter)
+        company = self.joint.begin(self.pact, self._governor, self._loader, self._skip)
+        shared = parts is not None and parts.shared and place()[1] > 1
+        steps = self._generate(Together(parts, self.pact, company) if parts is not None and shared else None)
+        yield from self.pact.kept(steps) if shared or self.joint.alone else steps
 
     def _generate(self, together: Together | None) -> Iterator[Sifted | None]:
         """The batches; before each, None once it waits in the state."""
         self.state = trees.to(self.state, self._device())
         device = self.state.step.device
         if device.type == "meta":
-            raise MomentError(
-                "the parameters are on the meta device, where tensors have no values to score by; give the model its "
-                "values first, as by model.to_empty(device=...) and load_state_dict"
-            )
+            raise MomentError(META)
         watch = Watch(self._governor, self._clock or time.perf_counter, device, events=self._clock is None)
         began = pools = int(self.state.step)
         self.shares.begin(self.state)
@@ -203,7 +217,7 @@ class Stream(Iterator[Sifted]):
             while bool(full(self.state.buffer)):  # the state was saved while full batches waited in it
                 yield from self._leave(None, [], watch)
         held = int(self.state.buffer.fill[0])
-        unread = Unread(None if together or self._governor else parts_of(self._sifter), device)
+        unread = Unread(None if together or self._governor else sifters.parts_of(self._sifter), device)
         wants = unread.wants  # whether the rule wants scores; unknown before the first pool
         loader = Ahead(read(self._loader, self._skip))
         for batch in loader if together is None else together.pools(loader):
@@ -212,9 +226,11 @@ class Stream(Iterator[Sifted]):
                 trees.valued(batch)
                 batch = trees.to(batch, device)
             handling = self._handling(wants, watch)
+            parts, rows = sifters.parts_of(self._sifter), 0 if together else trees.batch_size(batch)
+            uniforms = self._uniforms.at(None if together else parts, self.state, pools, rows)
             start, before = watch.mark(), self.state
-            with self._guard.watch():
-                after, info = handling.step(self._sifter if together is None else together, before, batch)
+            with self._guard.watch(), accompanied(self.joint.company):
+                after, info = handling.step(self._sifter if together is None else together, before, batch, uniforms)
             if info is None:  # no rank has a pool left
                 break
             self.state = after
@@ -239,6 +255,7 @@ class Stream(Iterator[Sifted]):
                 rows = yield from self._leave(next(widths, None) if signal.widths else 0, self._infos, watch)
                 held, due = held - rows, due - rows or signal.due
         unread.check(wait=True)
+        self.joint.meet(False)
         if not began and self._batch is None:
             raise SiftError(NOTHING if not pools else TOO_LITTLE.format(pools, int(self.state.buffer.fill[0])))
 
@@ -250,6 +267,7 @@ class Stream(Iterator[Sifted]):
 
     def _leave(self, width: int | None, infos: list[Info], watch: Watch) -> Generator[Sifted | None, None, int]:
         """Yield one batch; returns its number of rows."""
+        self.joint.meet(True)
         yield None
         self.state, (self._batch, weights) = self._sifter.take(self.state, width)
         if self._like is None:  # a row of the batch is asked as a pool, for the names and types that infos have
@@ -270,23 +288,3 @@ class Stream(Iterator[Sifted]):
 
 
 _END = object()
-
-
-def progress(state: SiftState, pools: int) -> float:
-    """The fraction of the budget spent, in pools read: for a learning-rate schedule when steps are unknown.
-
-    Args:
-        state: the newest one, `stream.state`.
-        pools: the budget, such as `epochs * len(loader)`.
-
-    Returns:
-        A number in [0, 1].
-
-    Example:
-        >>> import puresift as ps
-        >>> sifter = ps.sifter(None, ps.uniform(keep=1.0), batch_size=2)
-        >>> state = sifter.init(ps.key(0), torch.zeros(2))
-        >>> progress(sifter.step(state, None, torch.zeros(2))[0], pools=4)
-        0.25
-    """
-    return min(int(state.step) / settings.count("pools", pools), 1.0)

@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 import puresift as ps
 from puresift.data import pools
 from puresift.data.pools import read
+from puresift.data.positions import teller
 from tests.strategies import data
+from tests.stream.sources import Rows
 
 
 class Noisy(torch.utils.data.Dataset):
@@ -120,3 +122,23 @@ def test_fetching_ahead_changes_nothing_but_the_time_and_an_error_waits_for_its_
     ahead.fetch()
     with pytest.raises(RuntimeError, match="a broken file"):
         next(ahead)
+
+
+def test_a_data_loader_that_is_its_own_iterator_starts_anew():
+    """As those that Ray Train prepares, which read a batch ahead: what a stream tells is not their position."""
+
+    class Ahead(DataLoader):
+        def __iter__(self):
+            self.ahead = super().__iter__()
+            return self
+
+        def __next__(self):
+            return next(self.ahead)
+
+    loader = Ahead(torch.arange(6.0), 2)
+    assert ps.peek(loader).tolist() == [0, 1]
+    assert sum(1 for _ in ps.epochs(loader, 2)) == 6
+    sifted = ps.SiftingDataLoader(loader, None, ps.uniform(keep=1.0), params={})
+    assert [len(list(sifted)) for _ in range(2)] == [3, 3]
+    stream = Rows()
+    assert teller(DataLoader(stream, 2)) is stream and teller(Ahead(stream, 2)) is None

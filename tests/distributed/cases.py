@@ -169,7 +169,8 @@ def behind(rank, world, lengths=(3, 6)):
 def quiet(rank, world, pools=6, drop_last=True, rows=96):
     """A rule of constant counts by default: how often the ranks talk, and what they are told."""
     data = torch.utils.data.TensorDataset(torch.arange(float(rows)) + 1000 * rank)
-    source = torch.utils.data.DataLoader(data, 16, drop_last=drop_last)
+    share = torch.utils.data.DistributedSampler(data, num_replicas=1, rank=0, shuffle=False)  # it is this rank's own
+    source = torch.utils.data.DataLoader(data, 16, sampler=share, drop_last=drop_last)
     rule = ps.hold(ps.relative(keep=0.5, history=64), keep=0.25)
     talks, real = [0], dist.all_gather
 

@@ -456,6 +456,35 @@ def test_errors_name_the_cure(tmp_path, name):
         case(tmp_path) if callable(case) else sifted(tmp_path, **case).train()
 
 
+SPREAD = {
+    "DeepSpeed": ("is_deepspeed_enabled", 0, None, 'DeepSpeed keeps the parameters.*"fsdp_version": 2'),
+    "FSDP of XLA": ("is_fsdp_xla_enabled", 0, None, "FSDP of XLA"),
+    "FSDP 1": ("is_fsdp_enabled", 1, None, 'first version of FSDP.*"fsdp_version": 2'),
+    "FSDP 2": ("is_fsdp_enabled", 2, None, None),
+    "an evaluation by epochs": ("is_fsdp_enabled", 2, "eval_strategy", "eval_strategy='steps'"),
+    "checkpoints by epochs": ("is_fsdp_enabled", 2, "save_strategy", "save_strategy='steps'"),
+    "logs by epochs": ("is_fsdp_enabled", 2, "logging_strategy", "logging_strategy='steps'"),
+}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_parameters_that_cannot_be_scored_are_refused_at_once(tmp_path, name, monkeypatch):
+    flag, version, strategy, message = SPREAD[name]
+    trainer = plain(tmp_path)
+    setattr(trainer, flag, True)
+    if strategy is not None:
+        setattr(trainer.args, strategy, transformers.trainer_utils.IntervalStrategy("epoch"))
+    state = types.SimpleNamespace(fsdp_plugin=types.SimpleNamespace(fsdp_version=version))
+    trainer.accelerator = types.SimpleNamespace(state=state)
+    monkeypatch.setattr(type(trainer.args), "world_size", 2)
+    if message is None:
+        huggingface.sift(trainer, RULE)
+        return
+    with pytest.raises(ps.SiftError, match=message):
+        huggingface.sift(trainer, RULE)
+    assert type(trainer) is transformers.Trainer, "it is as it was"
+
+
 def test_a_rule_that_comes_to_keep_nothing_does_not_run_for_ever(tmp_path):
     rule = ps.delay(ps.threshold(99.0), steps=6)
     with pytest.raises(ValueError, match=r"kept nothing of a whole pass.*ps\.floor"):

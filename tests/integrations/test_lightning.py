@@ -452,6 +452,27 @@ def test_what_sifting_cannot_do_is_refused_before_the_first_batch():
         fit(module, sifting(module))
 
 
+@pytest.mark.parametrize("kind", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
+def test_a_strategy_whose_parameters_cannot_be_scored_is_refused(kind):
+    """The first two keep them in a form of their own; the third may split rows of weights, not only samples."""
+    module, fake = Module(), SimpleNamespace(overfit_batches=0, world_size=4, limit_train_batches=2)
+    fake.val_check_interval = 1.0
+    made = type("Mine", (getattr(lightning.strategies, kind),), {"device_mesh": {"tensor_parallel": Mesh(2)}})
+    fake.strategy = made.__new__(made)
+    with pytest.raises(ps.SiftError, match=r"data_parallel_size=[n4], tensor_parallel_size=1"):
+        sifting(module).setup(fake, module, "fit")
+    if kind == "ModelParallelStrategy":
+        made.device_mesh = {"tensor_parallel": Mesh(1)}
+        sifting(module).setup(fake, module, "fit")
+
+
+class Mesh:
+    """So many ranks."""
+
+    def __init__(self, ranks):
+        self.size = lambda: ranks
+
+
 def test_progress_needs_a_budget():
     module = Module(weights=True)
     callback = sifting(module, weights=True)

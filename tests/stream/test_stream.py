@@ -320,7 +320,7 @@ def test_a_plain_loader_begins_its_next_pass_after_the_last_state():
     following = twice[n]
     assert laws.equal(next(ps.sift(sifter, once[-1].state, params, pools)), following)
     assert laws.equal(list(ps.sift(sifter, following.state, params, pools)), twice[n + 1 :])
-    promise = (Path(__file__).parents[2] / "README.md").read_text().replace("\n", " ")
+    promise = (Path(__file__).parents[2] / "puresift" / "README.md").read_text().replace("\n", " ")
     assert "A state that has read the whole of a plain loader begins its next pass" in promise
 
 

@@ -46,10 +46,12 @@ class Passes(Iterable[Batch]):
             self._count()  # pools after the last batch
             before, held = held, int(self.loader.state.buffer.fill[0])
             if barren and held == before:
-                raise SiftError(
+                error = SiftError(
                     "the rule kept nothing of a whole pass over the candidates, so training would never end; "
                     "lower its threshold, or give it a floor: ps.floor(rule, least=0.1)"
                 )
+                self.loader.fail(error)
+                raise error
 
     def _next(self, batches: Iterator[Batch]) -> Batch:
         try:

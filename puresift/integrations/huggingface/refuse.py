@@ -6,6 +6,8 @@ from typing import Any
 
 from puresift.errors import SiftError
 
+_FSDP2 = 'fsdp="full_shard", fsdp_config={"fsdp_version": 2}'
+
 
 def neither(rule: Any, prioritizer: Any) -> None:
     """Refuse both, and none."""
@@ -24,6 +26,34 @@ def changed(trainer: Any, kind: type[Any], loss: Any) -> None:
         )
     if replaced := sorted({"compute_loss", "get_train_dataloader", "train", "log"} & vars(trainer).keys()):
         raise SiftError(f"{', '.join(replaced)} was set on the trainer itself; define it in a subclass of Trainer")
+
+
+def spread(trainer: Any) -> None:
+    """Refuse a trainer whose parameters cannot be scored, or whose ranks would not go together; FSDP2 is taken.
+
+    Raises:
+        SiftError: naming the cure.
+    """
+    if trainer.is_deepspeed_enabled:
+        raise SiftError(
+            "DeepSpeed keeps the parameters that scores need inside of its engine; shard them by FSDP2, "
+            f"TrainingArguments({_FSDP2}), or use DDP"
+        )
+    if getattr(trainer, "is_fsdp_xla_enabled", False):
+        raise SiftError("FSDP of XLA shards the parameters that scores need; use one device, or data parallelism")
+    if not trainer.is_fsdp_enabled:
+        return
+    if getattr(trainer.accelerator.state.fsdp_plugin, "fsdp_version", 1) != 2:
+        raise SiftError(
+            "the first version of FSDP shards the parameters into flat ones, which cannot be scored; use the second, "
+            f"TrainingArguments({_FSDP2}), or DDP"
+        )
+    for name in ("eval_strategy", "save_strategy", "logging_strategy"):
+        if trainer.args.world_size > 1 and getattr(trainer.args, name).value == "epoch":
+            raise SiftError(
+                f"{name}='epoch' follows the candidates that each rank has read, and ranks end their passes at "
+                f"different steps, while all of them at once evaluate, save and log; pass {name}='steps'"
+            )
 
 
 def tuned(trainer: Any) -> bool:

@@ -11,6 +11,7 @@ import torch
 from puresift import sifters
 from puresift.data.pools import size
 from puresift.errors import SiftError
+from puresift.integrations.huggingface import refuse
 from puresift.integrations.huggingface.losses import Entropy
 from puresift.stream.governors import Governor
 from puresift.types import Batch, Losses, Rule, Score, ScoreFn
@@ -43,8 +44,7 @@ def prepared(
     checked = {name: value for name, value in settings.items() if (name, value) != ("pad", "auto")}
     sifters.sifter(score or (lambda params, batch: batch), rule, batch_size=rows, **checked)  # checks them
     per_sample = losses_of(trainer, loss)
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise SiftError("FSDP and DeepSpeed shard the parameters that scores need; use one device, or DDP")
+    refuse.spread(trainer)
     if args.max_steps <= 0:
         raise SiftError(
             "max_steps must be set, because the number of batches in a sifted pass is not known ahead"

@@ -18,7 +18,7 @@ from puresift.scores import autocast, batched
 from puresift.scores.model import live, per_row
 from puresift.stream.loader import SiftingDataLoader
 from puresift.stream.padding import collated
-from puresift.types import Score, ScoreFn
+from puresift.types import Params, Score, ScoreFn
 
 WEIGHTS = "sift_weights"  # the batch entry that passes weights from the loader to the loss
 
@@ -47,13 +47,14 @@ class Sifting:
             inner,
             settings.score or _score(self, settings.loss),
             settings.rule,
-            params=lambda: live(self.model)(),  # the Trainer may replace its model
+            params=_Newest(self),
             batch_size=self._train_batch_size if settings.batch_size is None else settings.batch_size,
             key=keys.key(args.seed),
             weights=WEIGHTS,
             governor=settings.governor,
             **others,
         )
+        loader.endless = True
         passes = Passes(loader, self)
         if self._resume is not None:
             passes.load(self._resume)
@@ -86,6 +87,20 @@ class Sifting:
             meter, passes.window = (passes.window, Meter()) if "loss" in logs else (passes.whole, Meter())
             logs |= {f"sift/{name}": value for name, value in meter.read().items() if math.isfinite(value)}
         super().log(logs, *args, **kwargs)  # type: ignore[misc]
+
+
+class _Newest:
+    """The parameters of the model that a Trainer has now: it may replace it."""
+
+    def __init__(self, trainer: Any):
+        self._trainer = trainer
+
+    @property
+    def model(self) -> Any:
+        return self._trainer.model
+
+    def __call__(self) -> Params:
+        return live(self.model)()
 
 
 def _tokens(trainer: Any, samples: list[Any]) -> Tensor | None:

@@ -26,8 +26,8 @@ from puresift.integrations.lightning.loading import through
 from puresift.integrations.lightning.refuse import distributed as _distributed
 from puresift.records.meters import Meter
 from puresift.scores.model import live
+from puresift.stream.budget import progress
 from puresift.stream.loader import SiftingDataLoader
-from puresift.stream.stream import progress
 from puresift.types import Batch, Key, Rule, Score, ScoreFn
 
 __all__ = ["SiftingCallback", "_Callback", "_distributed", "_new_enough"]
@@ -217,6 +217,7 @@ class SiftingCallback(_Callback):
             if self._saved is None and self._epochs is not None:
                 self._saved = self._epochs.state_dict()
             self.loader = self._build(pools, live(trainer.lightning_module), key)
+            self.loader.endless = True  # Lightning counts the batches
             self._epochs = Epochs(self.loader, self._count)
         if self._saved:
             self._epochs.load_state_dict(self._saved)

@@ -49,7 +49,9 @@ class Epochs:
         while (batch := next(self._pass, _END)) is _END:
             passes, crossed, self._closed = passes + 1, crossed or not self._closed, False
             if passes > _PATIENCE:
-                raise SiftError(f"{passes} passes over the loader fill no batch; lower batch_size or raise keep")
+                error = SiftError(f"{passes} passes over the loader fill no batch; lower batch_size or raise keep")
+                self.loader.fail(error)
+                raise error
             self._read()
             self._began, self._pass = int(self.loader.state.step), iter(self.loader)
         state, pools = self.loader.state, size(self.loader.loader)

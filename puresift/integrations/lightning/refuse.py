@@ -5,13 +5,23 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import torch
-
+from puresift.data.sharing import shared_out
 from puresift.errors import SiftError
 from puresift.integrations.lightning.checking import unknown
 from puresift.listed import RowSerial
 
-_SHARDED = ("FSDP", "DeepSpeed", "ModelParallel")
+_INSTEAD = (
+    "use ModelParallelStrategy(data_parallel_size=n, tensor_parallel_size=1) and apply "
+    "torch.distributed.fsdp.fully_shard in configure_model, or DDP"
+)
+_SHARDED = {
+    "FSDPStrategy": "shards the parameters into flat ones, which cannot be scored",
+    "DeepSpeedStrategy": "shards or moves the parameters inside of its engine, where a score cannot read them",
+}
+_TENSOR = (
+    "ModelParallelStrategy splits the model over {size} ranks by tensor parallelism, whose ranks must all keep the "
+    "same rows; pass ModelParallelStrategy(data_parallel_size={world}, tensor_parallel_size=1)"
+)
 
 
 def setup(trainer: Any, pl_module: Any, sized: bool = False) -> None:
@@ -20,9 +30,7 @@ def setup(trainer: Any, pl_module: Any, sized: bool = False) -> None:
     Raises:
         SiftError: naming the cure.
     """
-    strategy = type(trainer.strategy).__name__
-    if strategy.startswith(_SHARDED):
-        raise SiftError(f"{strategy} shards or moves the parameters, so a score cannot read them; use DDP")
+    spread(trainer)
     if trainer.overfit_batches:
         raise SiftError("overfit_batches repeats batches and sifting does not; give wrap() a loader of few rows")
     if trainer.world_size > 1 and not isinstance(trainer.limit_train_batches, int):
@@ -33,6 +41,16 @@ def setup(trainer: Any, pl_module: Any, sized: bool = False) -> None:
     if "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
         raise SiftError("training_step takes dataloader_iter; sifting hands out batches, so take (batch, batch_idx)")
     shares(trainer, sized)
+
+
+def spread(trainer: Any) -> None:
+    """Refuse a strategy whose parameters cannot be scored; those of `fully_shard` can."""
+    kinds = [kind.__name__ for kind in type(trainer.strategy).__mro__]
+    for name in _SHARDED:
+        if name in kinds:
+            raise SiftError(f"{kinds[0]} {_SHARDED[name]}; {_INSTEAD}")
+    if "ModelParallelStrategy" in kinds and (size := trainer.strategy.device_mesh["tensor_parallel"].size()) > 1:
+        raise SiftError(_TENSOR.format(size=size, world=trainer.world_size))
 
 
 def ragged(trainer: Any, pad: Any) -> None:
@@ -67,12 +85,8 @@ def shares(trainer: Any, sized: bool = False) -> None:
 
 def distributed(pools: Any) -> None:
     """Refuse a loader that gives every rank the same rows."""
-    if isinstance(pools, torch.utils.data.DataLoader) and not isinstance(
-        pools.dataset, torch.utils.data.IterableDataset
-    ):
-        samplers = (pools.sampler, getattr(pools.batch_sampler, "sampler", None))
-        if not any(isinstance(sampler, torch.utils.data.DistributedSampler) for sampler in samplers):
-            raise SiftError(
-                "every rank would read the same rows, as Lightning cannot put a sampler into a sifted loader; "
-                "give the DataLoader sampler=DistributedSampler(dataset)"
-            )
+    if shared_out(pools) is False:
+        raise SiftError(
+            "every rank would read the same rows, as Lightning cannot put a sampler into a sifted loader; "
+            "give the DataLoader sampler=DistributedSampler(dataset)"
+        )
