@@ -24,6 +24,7 @@ from puresift.scores import (
     live,
     margin,
     per_sample,
+    probed,
     rank_mix,
     recalled,
     reducible,
@@ -90,16 +91,16 @@ else:
 __version__ = "0.1.0"
 # fmt: off
 __all__ = [
-    "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "PrioritizedSampler",
-    "Prioritizer", "PrioritizerState", "Recorder", "Rule", "Score", "SiftError", "SiftState", "Sifted", "Sifter",
-    "SiftingDataLoader", "Stream", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli",
-    "buffers", "by_error", "by_group", "by_root", "cascade", "change", "check", "chunked", "compare", "compiled",
-    "cover", "data", "decisions", "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy",
-    "epochs", "fastest", "fitting", "floor", "full", "gate", "governor", "grad_norm", "head_grad_norm", "hold",
-    "importance", "infobatch", "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin",
-    "mix", "peek", "per_sample", "prioritize", "prioritizer", "progress", "prune", "ramp", "rank_mix",
-    "ranked", "read_log", "recalled", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift",
-    "sifter", "skipping", "state_dict", "summarize", "systematic", "take", "testing", "threshold", "tokens",
-    "top", "total", "truncated", "types", "unbiased", "uniform", "with_ids",
+    "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "PrioritizedSampler", "Prioritizer",
+    "PrioritizerState", "Recorder", "Rule", "Score", "SiftError", "SiftState", "Sifted", "Sifter", "SiftingDataLoader",
+    "Stream", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli", "buffers", "by_error",
+    "by_group", "by_root", "cascade", "change", "check", "chunked", "compare", "compiled", "cover", "data", "decisions",
+    "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy", "epochs", "fastest",
+    "fitting", "floor", "full", "gate", "governor", "grad_norm", "head_grad_norm", "hold", "importance", "infobatch",
+    "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin", "mix", "peek",
+    "per_sample", "prioritize", "prioritizer", "probed", "progress", "prune", "ramp", "rank_mix", "ranked", "read_log",
+    "recalled", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift", "sifter",
+    "skipping", "state_dict", "summarize", "systematic", "take", "testing", "threshold", "tokens", "top", "total",
+    "truncated", "types", "unbiased", "uniform", "with_ids",
 ]
 # fmt: on

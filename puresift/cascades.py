@@ -14,6 +14,7 @@ from puresift.rules.weighing import importance
 from puresift.scores.guarding import detached
 from puresift.scores.losses import lift
 from puresift.scores.model import per_row
+from puresift.scores.probing import Probe
 from puresift.settings import Number
 from puresift.types import Batch, Info, Key, Losses, Odds, Params, Score, ScoreFn
 
@@ -37,7 +38,7 @@ class Thinned(NamedTuple):
 class Cascade(NamedTuple):
     """What `cascade` returns: in place of a score, for `ps.sifter` alone."""
 
-    first: Score
+    first: Score | Probe
     second: Score
     keep: float
     floor: float
@@ -57,7 +58,7 @@ class Cascade(NamedTuple):
 
     def apply(self, state: CascadeState, params: Params, batch: Batch) -> tuple[CascadeState, Losses]:
         """Both scores of all rows, without a draw; the second's losses."""
-        first, _ = self.first.apply(state.first, params, batch)
+        first, *_ = self._guessed(state.first, params, batch)
         second, losses = self.second.apply(state.second, params, batch)
         return CascadeState(first, second), losses
 
@@ -75,28 +76,40 @@ class Cascade(NamedTuple):
         """
         size = trees.batch_size(batch)
         left = self.left(size)
-        first, guess = self.first.apply(state.first, params, batch)
+        first, guess, seen = self._guessed(state.first, params, batch)
         odds = self._odds(per_row(guess, size).detach().float(), left)
         mask = draws.systematic(key, odds.probs, count=left)
         rows = torch.argsort((~mask).to(torch.uint8), stable=True)[:left]  # of fixed shape, and not read
         rest = trees.index(trees.plain(batch), rows)
         second, losses = self.second.apply(state.second, params, rest)
-        if self.first.observe is not None:
-            first = self.first.observe(first, rest, per_row(losses, left).detach().float())
         thinned = Thinned(rows, odds.probs[rows], odds.weights[rows], size)
+        told = per_row(losses, left).detach().float()
+        if isinstance(self.first, Probe):
+            first = self.first.learn(first, seen[rows], told, left / size / thinned.probs)
+        elif self.first.observe is not None:
+            first = self.first.observe(first, rest, told)
         return CascadeState(detached(first), detached(second)), losses, thinned
 
     @property
     def observe(self) -> Callable[[CascadeState, Batch, Losses], CascadeState] | None:
         """Training losses go to each score that remembers."""
-        if self.first.observe is None and self.second.observe is None:
+        told = [None if isinstance(score, Probe) else score.observe for score in (self.first, self.second)]
+        if told == [None, None]:
             return None
 
         def observe(state: CascadeState, batch: Batch, losses: Losses) -> CascadeState:
-            both = zip(self[:2], state, strict=True)
-            return CascadeState(*(one if of.observe is None else of.observe(one, batch, losses) for of, one in both))
+            both = zip(told, state, strict=True)
+            return CascadeState(*(one if tell is None else tell(one, batch, losses) for tell, one in both))
 
         return observe
+
+    def _guessed(self, state: Any, params: Params, batch: Batch) -> tuple[Any, Losses, Tensor]:
+        """The first score's state and its guesses, and what it learns from."""
+        if isinstance(self.first, Probe):
+            guess, seen = self.first.look(state, params, batch)
+            return state, guess, seen
+        state, guess = self.first.apply(state, params, batch)
+        return state, guess, guess
 
     def _odds(self, guess: Tensor, left: int) -> Any:
         known = guess.isfinite()
@@ -107,7 +120,7 @@ class Cascade(NamedTuple):
 
 
 def cascade(
-    first: ScoreFn | Score,
+    first: ScoreFn | Score | Probe,
     second: ScoreFn | Score,
     *,
     keep: Number = 0.6,
@@ -122,8 +135,9 @@ def cascade(
 
     The second score, a forward of the live model, runs on n rows in place of B, in batches of one size. With a rule
     that is unbiased the kept gradient stays so. A first score that costs next to nothing is a remembered loss,
-    `ps.recalled`; another one reads part of a row, `ps.truncated`. Where it has no number for a row (NaN), the row
-    counts as the largest. The first score is told the second's losses as it is told those of training.
+    `ps.recalled`; others learn to guess the loss from early features, `ps.probed`, or read part of a row,
+    `ps.truncated`. Where it has no number for a row (NaN), the row counts as the largest. The first score is told the
+    second's losses as it is told those of training.
 
     It is the same as two sifters, one behind the other, of which the first has the key fold_in(key, -1), draws by
     `systematic` and fills batches of n rows.
@@ -163,7 +177,7 @@ def cascade(
     if floor == 0:
         raise SiftError("floor=0 lets a row that the first score knows as 0 never come; pass floor=0.1 or so")
     return Cascade(
-        lift(first),
+        first if isinstance(first, Probe) else lift(first),
         lift(second),
         float(settings.fraction("keep", keep)),
         float(floor),

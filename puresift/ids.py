@@ -107,8 +107,8 @@ def ids_of(ids: Tensor, batch: Batch, table: Tensor) -> Tensor:
 
 
 def checked(ids: Tensor, size: int) -> Tensor:
-    """The ids, checked to be in range unless the check would synchronise."""
-    if len(ids) and ids.device.type == "cpu" and not torch.compiler.is_compiling():
+    """The ids, checked to be in range unless the check would synchronise, or they cannot be read."""
+    if len(ids) and ids.device.type == "cpu" and not trees.unreadable(ids[0] >= 0):
         refuse([*torch.stack(ids.aminmax()).tolist(), 0], size)
     return ids
 

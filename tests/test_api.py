@@ -8,24 +8,24 @@ import puresift as ps
 
 # fmt: off
 PUBLIC = [
-    "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "PrioritizedSampler",
-    "Prioritizer", "PrioritizerState", "Recorder", "Rule", "Score", "SiftError", "SiftState", "Sifted", "Sifter",
-    "SiftingDataLoader", "Stream", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli",
-    "buffers", "by_error", "by_group", "by_root", "cascade", "change", "check", "chunked", "compare", "compiled",
-    "cover", "data", "decisions", "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy",
-    "epochs", "fastest", "fitting", "floor", "full", "gate", "governor", "grad_norm", "head_grad_norm", "hold",
-    "importance", "infobatch", "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin",
-    "mix", "peek", "per_sample", "prioritize", "prioritizer", "progress", "prune", "ramp", "rank_mix",
-    "ranked", "read_log", "recalled", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift",
-    "sifter", "skipping", "state_dict", "summarize", "systematic", "take", "testing", "threshold", "tokens",
-    "top", "total", "truncated", "types", "unbiased", "uniform", "with_ids",
+    "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "PrioritizedSampler", "Prioritizer",
+    "PrioritizerState", "Recorder", "Rule", "Score", "SiftError", "SiftState", "Sifted", "Sifter", "SiftingDataLoader",
+    "Stream", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli", "buffers", "by_error",
+    "by_group", "by_root", "cascade", "change", "check", "chunked", "compare", "compiled", "cover", "data", "decisions",
+    "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy", "epochs", "fastest",
+    "fitting", "floor", "full", "gate", "governor", "grad_norm", "head_grad_norm", "hold", "importance", "infobatch",
+    "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin", "mix", "peek",
+    "per_sample", "prioritize", "prioritizer", "probed", "progress", "prune", "ramp", "rank_mix", "ranked", "read_log",
+    "recalled", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift", "sifter",
+    "skipping", "state_dict", "summarize", "systematic", "take", "testing", "threshold", "tokens", "top", "total",
+    "truncated", "types", "unbiased", "uniform", "with_ids",
 ]
 # fmt: on
 NAMESPACES = {
     "rules": "anneal band by_error by_group by_root cover delay drop_top floor gate hold importance interrupt mix "
     "prune ramp ranked relative threshold tokens top unbiased uniform",
     "scores": "autocast batched change chunked compiled difference el2n entropy grad_norm head_grad_norm live margin "
-    "per_sample rank_mix recalled reducible remembered total truncated",
+    "per_sample probed rank_mix recalled reducible remembered total truncated",
     "buffers": "empty example full lengths refill take",
     "data": "PrioritizedSampler balanced downsampled epochs infobatch peek rs2 skipping",
 }
@@ -69,6 +69,7 @@ PARAMETERS = {
     ps.remembered: "score size",
     ps.recalled: "size",
     ps.cascade: "first second",
+    ps.probed: "model features",
     ps.change: "score size",
     ps.reducible: "score reference",
     ps.keys.fold_in: "key data",
@@ -139,7 +140,7 @@ def test_public_things_are_documented(name):
 
 CITING = (
     "el2n margin entropy head_grad_norm grad_norm remembered change reducible difference rank_mix tokens "
-    "recalled cascade "
+    "recalled cascade probed "
     "infobatch rs2 skipping prioritizer by_root downsampled balanced"
 )
 

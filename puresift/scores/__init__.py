@@ -6,6 +6,7 @@ from puresift.scores.compiling import compiled
 from puresift.scores.logits import el2n, entropy, head_grad_norm, margin
 from puresift.scores.losses import batched, grad_norm, per_sample
 from puresift.scores.model import live
+from puresift.scores.probing import probed
 from puresift.scores.remembering import change, recalled, remembered
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "live",
     "margin",
     "per_sample",
+    "probed",
     "rank_mix",
     "recalled",
     "reducible",
