@@ -112,6 +112,7 @@ SCORES: dict[str, Callable[[], Any]] = {
     "reducible-model": lambda: ps.reducible(ps.batched(net(), cross_entropy), lambda batch: TABLE[batch[2]]),
     "remembered": lambda: ps.remembered(ps.batched(net(), cross_entropy), SAMPLES, every=3, id=last),
     "remembered-fixed": lambda: _remembering(),
+    "recalled": lambda: _recalling(),
     "change": lambda: ps.change(ps.batched(net(), cross_entropy), SAMPLES, id=last),
     "change-first": lambda: ps.change(_remembering(), SAMPLES, order=1, id=last),
 }
@@ -151,6 +152,13 @@ def _remembering() -> ps.Score:
     return ps.remembered(ps.batched(net(), cross_entropy), SAMPLES, every=2, id=last, gather=False)
 
 
+def _recalling() -> ps.Score:
+    """One that was told the loss of every sample."""
+    score = ps.recalled(SAMPLES, id=last)
+    state = score.init()
+    return score._replace(init=lambda: state._replace(losses=TABLE.clone()))
+
+
 def once(score: Any) -> Callable[[Any, Any], Tensor]:
     """A score, remembering or not, as a plain one that starts anew at each call."""
     memory = lift(score)
@@ -188,6 +196,7 @@ def naive(name: str, model: Any, pool: Any) -> list[float]:
         "difference": lambda: [a - b for a, b in zip(loss, error, strict=True)],
         "total": lambda: [a + b for a, b in zip(loss, error, strict=True)],
         "rank_mix": lambda: [(a + b) / 2 for a, b in zip(shares(loss), shares(close), strict=True)],
+        "recalled": lambda: [float(TABLE[i]) for i in ids],
         "reducible": lambda: gaps,
         "reducible-model": lambda: gaps,
     }
