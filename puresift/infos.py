@@ -13,7 +13,7 @@ from puresift.errors import SiftError
 from puresift.types import Info, Odds
 
 # Entries of `extra` with one value per pool; all others have one per row.
-POOLWISE = ("nonfinite", "sifting", "phi", "reading", signals.NAME)
+POOLWISE = ("nonfinite", "sifting", "phi", "reading", "left_short", signals.NAME)
 
 
 # What rules call their first two arguments, so that no column can be passed under these names.

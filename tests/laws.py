@@ -49,6 +49,7 @@ RULES: dict[str, Callable[[], Member]] = {
     "importance-pure": lambda: Member(ps.importance(keep=0.3, floor=0.0, bias=0.5)),
     "importance-mean": lambda: Member(ps.importance(keep=0.4, floor=0.3, history=64)),
     "ranked": lambda: Member(ps.ranked(keep=0.3)),
+    "nonzero": lambda: Member(ps.nonzero(), monotone=False),
 }
 WRAPPERS: dict[str, Callable[[], Member]] = {
     "delay": lambda: Member(ps.delay(ps.relative(keep=0.5, history=64), steps=2)),

@@ -14,7 +14,7 @@ PUBLIC = [
     "by_group", "by_root", "cascade", "change", "check", "chunked", "compare", "compiled", "cover", "data", "decisions",
     "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy", "epochs", "fastest",
     "fitting", "floor", "full", "gate", "governor", "grad_norm", "head_grad_norm", "hold", "importance", "infobatch",
-    "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin", "mix", "peek",
+    "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin", "mix", "nonzero", "peek",
     "per_sample", "prioritize", "prioritizer", "probed", "progress", "prune", "ramp", "rank_mix", "ranked", "read_log",
     "recalled", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift", "sifter",
     "skipping", "state_dict", "summarize", "systematic", "take", "testing", "threshold", "tokens", "top", "total",
@@ -23,7 +23,7 @@ PUBLIC = [
 # fmt: on
 NAMESPACES = {
     "rules": "anneal band by_error by_group by_root cover delay drop_top floor gate hold importance interrupt mix "
-    "prune ramp ranked relative threshold tokens top unbiased uniform",
+    "nonzero prune ramp ranked relative threshold tokens top unbiased uniform",
     "scores": "autocast batched change chunked compiled difference el2n entropy grad_norm head_grad_norm live margin "
     "per_sample probed rank_mix recalled reducible remembered total truncated",
     "buffers": "empty example full lengths refill take",
@@ -160,6 +160,7 @@ def test_scores_and_samplers_cite_their_source(name):
         "prune",
         "importance",
         "ranked",
+        "nonzero",
         "unbiased",
         "drop_top",
         "by_group",

@@ -120,12 +120,16 @@ class Windows(NamedTuple):
             batches.append(taken)
         slots = ring.held_slots(buffer)
         for part in slots.split(self.batch_size) if len(slots) else ():
-            batch, weights = ring.rows_at(buffer, part)
-            batch = objects.resolved(batch, buffer)
-            if self.length is not None and self.pads:
-                batch = trees.trim(batch, self.pads, max(int(self.length(batch).max()), 1))
-            batches.append((batch, weights))
+            batches.append(self.rows_at(buffer, part))
         return ring.emptied(buffer, self.rows), batches
+
+    def rows_at(self, buffer: Buffer, slots: Tensor) -> tuple[Batch, Tensor]:
+        """The rows in these slots as they leave, cut to the longest of them, and their weights."""
+        batch, weights = ring.rows_at(buffer, slots)
+        batch = objects.resolved(batch, buffer)
+        if self.length is not None and self.pads:
+            batch = trees.trim(batch, self.pads, max(int(self.length(batch).max()), 1))
+        return batch, weights
 
     def _order(self, buffer: Buffer, key: Key) -> Tensor:
         """Int64[rows]: the order in which the rows of the window leave."""

@@ -1,6 +1,7 @@
 """Rules: losses to odds, how likely each row is to be kept and what it then weighs; and wrappers, rules to rules."""
 
 from puresift.rules.cutting import band, drop_top, prune, threshold
+from puresift.rules.exact import nonzero
 from puresift.rules.gating import gate
 from puresift.rules.grouping import by_group, cover
 from puresift.rules.mixing import by_error, by_root, floor, mix
@@ -25,6 +26,7 @@ __all__ = [
     "importance",
     "interrupt",
     "mix",
+    "nonzero",
     "prune",
     "ramp",
     "ranked",

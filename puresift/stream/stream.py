@@ -9,7 +9,7 @@ import torch
 
 from puresift import settings, sifters, signals, trees
 from puresift.buffers.ring import example, full
-from puresift.data.pools import Ahead, epochs, read, size
+from puresift.data.pools import Ahead, epochs, read
 from puresift.distributed.pacts import Pact
 from puresift.distributed.ranks import place
 from puresift.distributed.together import Together
@@ -18,9 +18,11 @@ from puresift.infos import join
 from puresift.scores.guarding import Guard
 from puresift.scores.model import given
 from puresift.scores.sharding import accompanied
+from puresift.stream.beginning import found, governed
 from puresift.stream.governors import Governor
 from puresift.stream.handling import Handling
 from puresift.stream.joining import Joint
+from puresift.stream.leaving import loosened
 from puresift.stream.runs import Run
 from puresift.stream.shares import Shares
 from puresift.stream.telling import META, NOTHING, TOO_LITTLE, WAY_ON, same, unequal
@@ -41,6 +43,8 @@ def sift(
     clock: Callable[[], float] | None = None,
     ahead: bool = True,
     compiled: bool = False,
+    refill: bool = True,
+    patience: int | None = None,
 ) -> Stream:
     """Read pools, keep what the sifter keeps, and yield it in full batches.
 
@@ -63,6 +67,14 @@ def sift(
             position is saved with the state. On other devices pools are fetched when needed.
         compiled: whether all that follows the score is compiled, a graph for each size of pool: fewer launches on a
             GPU, and seconds to a minute before the first batch.
+        refill: False for a batch a pool: what is kept of it leaves alone, and a pool that keeps nothing gives no batch
+            (on several ranks one of weight 0, so that they stay in step). A batch has some eighths of the largest pool
+            in rows, so that compiled steps see eight shapes: its last row is repeated at weight 0, and weights are
+            scaled so that `(weights * losses).mean()` is the weighted mean of what was kept. Optimizers that move
+            without a gradient too find pools without a batch in `state.step`.
+        patience: the most pools that are read for one batch. After them what is held leaves as a short batch, made up
+            like that to eighths of batch_size; where nothing is held, it is the next pool that keeps a row. Infos then
+            have "left_short", per pool. A saved state resumes to the bit if it was yielded with a batch.
 
     Returns:
         An iterator of `Sifted(batch, weights, state, info)` with the newest `state`, and `observe(losses)`.
@@ -81,10 +93,11 @@ def sift(
         >>> [batch.tolist() for batch, weights, state, info in stream]
         [[2.0, 3.0], [6.0, 7.0]]
     """
-    unequal(sifters.parts_of(sifter))
+    unequal(sifters.parts_of(sifter) if refill else None)
     sifter = sifters.compiled(sifter) if compiled else sifter
     same(loader.loader if isinstance(loader, epochs) else loader)
-    return stream(sifter, state, params, loader, skip=skip, governor=governor, clock=clock, ahead=ahead)
+    sifter, state, fills = loosened(sifter, state, refill=refill, patience=patience)
+    return stream(sifter, state, params, loader, skip=skip, governor=governor, clock=clock, ahead=ahead, fills=fills)
 
 
 def stream(
@@ -97,32 +110,15 @@ def stream(
     governor: Governor | None = None,
     clock: Callable[[], float] | None = None,
     ahead: bool = True,
+    fills: bool = True,
 ) -> Stream:
     """`sift` for loops that keep ranks in step themselves: without a word about ranks."""
-    length, begun = None if isinstance(loader, epochs) else size(loader), int(state.step)
     parts = sifters.parts_of(sifter)
-    shared = parts is not None and parts.shared and place()[1] > 1
-    if skip is None:
-        if begun and length is None and not isinstance(loader, epochs):
-            raise SiftError(
-                f"the state has read {begun} pools, but the loader has no length to find its place by; pass skip=0 "
-                f"if it already stands where it should, or skip={begun} to pass over what was read"
-            )
-        skip = begun if shared or not length else begun % length
-        passes = length if shared else None  # the longest of all ranks' is agreed on
-    else:
-        passes = None
-    if governor is not None:
-        settings.called("governor", governor, "decide")
-        if parts is not None and parts.shared:
-            raise SiftError(
-                'a governor decides by each rank\'s own clock, and ranks="global" for all; leave out one of both'
-            )
+    skip, passes = found(parts, state, loader, skip)
+    governed(parts, governor, clock)
     given(params)
-    if clock is not None and governor is None:
-        raise SiftError("clock= is read by a governor alone; pass governor=ps.governor() with it")
     skip = settings.count("skip", skip, least=0)
-    return Stream(sifter, state, params, loader, skip, governor, clock, ahead, passes)
+    return Stream(sifter, state, params, loader, skip, governor, clock, ahead, passes, fills)
 
 
 class Stream(Iterator[Sifted]):
@@ -141,8 +137,10 @@ class Stream(Iterator[Sifted]):
         clock: Callable[[], float] | None,
         ahead: bool,
         length: int | None = None,
+        fills: bool = True,
     ):
         self.state = state
+        self._fills = fills  # whether every batch is full
         self.pact = Pact()  # with ranks="global"; a loader that has one with the other ranks replaces it
         self.joint = Joint(lambda: (self._sifter, self.state, self._params))  # with the ranks that share a model
         self._length = length  # of a pass, where pools are to be skipped by it
@@ -253,10 +251,10 @@ class Stream(Iterator[Sifted]):
             held, due, widths = signal.held, signal.due, iter(signal.widths)
             while held >= due:
                 rows = yield from self._leave(next(widths, None) if signal.widths else 0, self._infos, watch)
-                held, due = held - rows, due - rows or signal.due
+                held, due = held - rows, max(due - rows, 0) or signal.due  # a short batch is made up
         unread.check(wait=True)
         self.joint.meet(False)
-        if not began and self._batch is None:
+        if not began and self._batch is None and (self._fills or not pools):
             raise SiftError(NOTHING if not pools else TOO_LITTLE.format(pools, int(self.state.buffer.fill[0])))
 
     def _handling(self, wants: bool | None, watch: Watch) -> Handling:

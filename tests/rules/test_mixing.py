@@ -17,7 +17,7 @@ def select(rule, pool, state=None, **columns):
 
 
 BIASED = {
-    *("top", "threshold", "threshold-value", "band", "importance-pure"),
+    *("top", "threshold", "threshold-value", "band", "importance-pure", "nonzero"),
     *("delay-none", "drop_top", "hold-delay", "by_group-balanced"),
 }
 
