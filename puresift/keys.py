@@ -203,10 +203,10 @@ def passes(key: Key, places: Tensor, size: int) -> Tensor:
     partners = (((block[0] << 31) ^ block[1]) % size).to(kind).T.contiguous()  # [rounds, passes]
     shifts = (block[2] & low).to(kind).T.contiguous()
     mine, x = places // size - first, (places % size).to(kind)
-    for round in range(_SWAPS):
-        other = partners[round].index_select(0, mine) - x
+    for partner, shift in zip(partners.unbind(), shifts.unbind(), strict=True):
+        other = partner.index_select(0, mine) - x
         other = other + ((other >> sign) & size)
-        coin = (torch.maximum(x, other) + shifts[round].index_select(0, mine)) * _ODD
+        coin = (torch.maximum(x, other) + shift.index_select(0, mine)) * _ODD
         x = x + ((other - x) & -((coin >> 24) & 1))
     return x.long()
 
@@ -222,15 +222,19 @@ def philox(key: Key, counter: Tensor) -> Tensor:
         Int64[4, n], 32-bit words.
     """
     lane = torch.arange(2, device=key.device)[:, None]  # built on the device: no transfer, no synchronisation
-    # Chosen, not computed from the lane: compiled for a GPU, such arithmetic is done in 32 bits, which these overflow.
-    multiplier, weyl = (torch.where(lane == 0, *pair) for pair in (_MULTIPLIERS, _WEYL))
     rounds = torch.arange(_ROUNDS, device=key.device)[:, None, None]
-    even, odd = counter[0::2], counter[1::2]
-    for bump in (((key if key.ndim == 2 else key[:, None]) + rounds * weyl) & _MASK).unbind():
-        product = even * multiplier  # below 2**64, so int64 overflow keeps the exact bits
-        even = ((product >> 32) & _MASK).flip(0) ^ odd ^ bump
-        odd = (product & _MASK).flip(0)
-    return torch.stack([even[0], odd[0], even[1], odd[1]])
+    # Chosen, not computed from the lane: compiled for a GPU, such arithmetic is done in 32 bits, which these overflow.
+    multipliers = [torch.where(lane == 0, *pair) for pair in (_MULTIPLIERS, _MULTIPLIERS[::-1])]
+    # A round swaps the lanes of both halves. The even half stays as it lies, and what meets it is swapped instead; the
+    # odd one is kept swapped, with upper bits that the next mask takes away.
+    swapped = lane != rounds % 2
+    bumps = (torch.where(swapped, key[0], key[1]) + rounds * torch.where(swapped, *_WEYL)) & _MASK
+    even, odd = counter[0::2], counter[1::2].flip(0)
+    for number, bump in enumerate(bumps.unbind()):
+        product = even * multipliers[number % 2]  # below 2**64, so int64 overflow keeps the exact bits
+        even, odd = ((product >> 32) ^ odd ^ bump) & _MASK, product.flip(0)
+    odd = odd & _MASK
+    return torch.stack([even[0], odd[1], even[1], odd[0]])
 
 
 def _known(key: Key, number: int | Tensor) -> tuple[list[int], int] | None:

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import puresift as ps
-from models import data, train
+from models import bert, data, train
 from models.options import KEEP, Options
 from puresift.records.recorder import FILE
 from puresift.report.reading import read
@@ -36,12 +36,13 @@ def global_state() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fewer_generated_reviews() -> Iterator[None]:
-    """The whole corpus would be evaluated on for longer than these runs train."""
+def smaller() -> Iterator[None]:
+    """The whole corpus would be evaluated on for longer than these runs train, by a model of a million parameters."""
     load = data.load
     with pytest.MonkeyPatch.context() as patch:
-        few = data.embedded(0, n_train=400, n_test=150)
+        few = data.embedded(0, n_train=400, n_test=60)
         patch.setattr(data, "load", lambda source, seed: few if source is None else load(source, seed=seed))
+        patch.setattr(bert, "WIDTH", 32)
         yield
 
 
