@@ -107,9 +107,7 @@ def sifter(
             'bucket= sorts the rows of each rank apart, and ranks="global" moves them; leave out one of both'
         )
     if ranks == "global" and isinstance(score, Cascade):
-        raise SiftError(
-            'a cascade thins the pool of one rank, and ranks="global" has one for all; leave out either'
-        )
+        raise SiftError('a cascade thins the pool of one rank, and ranks="global" has one for all; leave out either')
     if window is not None and bucket is None:
         raise SiftError("window= sorts rows by length, so it needs bucket=, a function batch -> Int[B]")
     if window is None:
