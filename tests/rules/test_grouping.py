@@ -94,6 +94,16 @@ def test_groups_divide_the_plan(rule, fractions):
         assert float((ratio / ratio.mean() - 1).abs().max()) < 1e-4
 
 
+def test_the_rule_of_a_group_sees_the_columns_of_its_rows():
+    """Here each row's id, and what it covers: with one epoch, rows that were never kept."""
+    rule = ps.by_group(ps.cover(ps.top(keep=0.5), size=8, epochs=1), groups=2)
+    group, ids = torch.arange(8) % 2, torch.arange(8).flip(0)
+    _, odds = rule.select(rule.init(), torch.arange(8.0), group=group, id=ids)
+    assert odds.probs.tolist() == [1.0] * 8
+    with pytest.raises(ps.SiftError, match="needs the column 'id'"):
+        rule.select(rule.init(), torch.arange(8.0), group=group)
+
+
 def test_a_group_without_rows_waits():
     rule = ps.by_group(ps.delay(ps.top(keep=0.5), steps=1), groups=2)
     state, _ = rule.select(rule.init(), torch.arange(2.0), group=torch.tensor([0, 0]))
