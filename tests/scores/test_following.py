@@ -165,17 +165,6 @@ def test_every_score_of_a_model_follows(name):
         torch.testing.assert_close(score(params, X), fresh(ps.live(model), X))
 
 
-def test_a_tensor_with_a_graph_is_followed_without_it():
-    torch.manual_seed(0)
-    model = Model().train()
-    score, params = ps.batched(model, loss), ps.live(model)
-    score(params, X)
-    model.mask = torch.arange(4.0, requires_grad=True) * 2
-    after = score(params, X)
-    model.mask = model.mask.detach()
-    assert torch.equal(after, expected(model))
-
-
 def test_what_a_forward_sets_is_left_to_each_of_the_two():
     model = Model()
     twin = Twin(model, loss)

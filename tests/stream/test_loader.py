@@ -218,7 +218,7 @@ def test_a_device_is_not_waited_for():
     handout = Handout(None)
     handout.give(None, torch.full((2,), 0.5).as_subclass(Far))
     handout.trained()
-    with pytest.raises(ValueError, match="^this rule gives weights, and nothing has read them: .*; pass"):
+    with pytest.raises(ValueError, match=r"^this rule gives weights, and nothing has read them: .*; pass"):
         handout.settle()
     handout.look()
     handout.trained()
