@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from puresift.scores.stamps import copyable, stamp, trained
+from puresift.scores.stamps import constant, copyable, stamp, trained
 
 Colour = enum.Enum("Colour", "RED BLUE")
 SHARED = nn.Linear(1, 1)
@@ -92,3 +92,9 @@ def test_results_of_training_are_told_from_settings():
     assert trained({"a": [SHARED.weight]})
     assert trained(torch.optim.SGD(SHARED.parameters(), 0.1))
     assert not trained([torch.ones(2), SHARED])
+
+
+def test_what_never_changes_is_told_from_what_may():
+    """The first need not be looked into again."""
+    assert all(map(constant, (1, "a", None, (1, ("a", 2.0)))))
+    assert not any(map(constant, ([1], {"a": 1}, (1, [2]), torch.zeros(1))))

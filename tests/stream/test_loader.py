@@ -110,6 +110,17 @@ def test_a_state_from_between_two_passes_begins_the_next():
     assert not laws.equal(first, rest)
 
 
+def test_a_rank_that_is_behind_by_passes_is_so_after_its_state_was_loaded():
+    sifting = build()
+    next(iter(sifting))
+    saved = sifting.state_dict()
+    assert "loader/behind" not in saved
+    other = build()
+    other.load_state_dict({**saved, "loader/behind": torch.tensor(2)})
+    assert int(other.state_dict()["loader/behind"]) == 2
+    assert other.epoch == sifting.epoch + 2
+
+
 def test_passes_are_the_stream_over_epochs():
     sifter = ps.sifter(SCORE, ps.relative(keep=0.5, history=64), batch_size=8)
     stream = ps.sift(sifter, sifter.init(ps.key(0), ps.peek(loader())), ps.live(MODEL), ps.epochs(loader(), 3))
