@@ -108,7 +108,8 @@ def fill(scores: Tensor, total: Number) -> Tensor:
     scores = scores.double()
     ordered = scores.sort().values
     sums = ordered.cumsum(0)
-    rest = total - torch.arange(size - 1, -1, -1, device=scores.device)  # for the rows up to i, if those above get 1
+    above = torch.arange(size - 1, -1, -1, dtype=torch.float64, device=scores.device)
+    rest = total - above  # for the rows up to i, if those above get 1
     fits = rest * ordered <= sums
     # The largest row that fits: its running sum and the rest of the total give c. Row 0 always fits, up to rounding.
     # All three rise, so that their largest values are those at that row.
@@ -116,7 +117,7 @@ def fill(scores: Tensor, total: Number) -> Tensor:
     rest, mass, largest = torch.where(fits, rising, rising[:, :1]).amax(1, keepdim=True).unbind()
     probs = torch.where(scores > largest, 1.0, (scores * (rest.clamp(min=0) / mass)).clamp(max=1))
     scored = scores > 0
-    number = scored.sum()
+    number = scored.sum(dtype=torch.float64)
     return torch.where(scored, probs, (total - number).clamp(min=0) / (size - number)).float()
 
 
@@ -133,7 +134,7 @@ def _fill_large(scores: Tensor, planned: Tensor | float) -> Tensor:
     if bool(free.amin() > 0):
         return (free * factor).float()
     scored = scores > 0
-    spare = (planned - scored.sum()).clamp(min=0) / (~scored).sum()
+    spare = (planned - scored.sum(dtype=torch.float64)).clamp(min=0) / (~scored).sum()
     return torch.where(scored, torch.where(free > 0, free * factor, 1.0), spare).float()
 
 

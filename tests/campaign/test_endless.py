@@ -27,6 +27,7 @@ ENDLESS = {
     "relative-scale": ps.relative(keep=0.4, history=LONG, drift="scale"),
     "top": ps.top(keep=0.4),
     "ranked": ps.ranked(keep=0.3),
+    "nonzero": ps.nonzero(),
     "threshold": ps.threshold(quantile=0.7, history=LONG),
     "band": ps.band(0.2, high=0.85, history=LONG),
     "prune": ps.prune(ratio=0.6, history=LONG),

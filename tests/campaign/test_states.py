@@ -12,7 +12,6 @@ from tests.campaign import kept
 from tests.campaign.settings import SEED, number
 from tests.strategies import data
 
-pytestmark = pytest.mark.slow
 # What is left of the two streams from their saved states, as the code that saved them went on, and the whole of them.
 LEFT = {"sift": ("f95fac6c1aed2eba", "7e38e70a3910c8a7"), "prioritize": ("e3119a42ca465c11", "8122b0ef6d9793f0")}
 names = pytest.mark.parametrize("name", LEFT)

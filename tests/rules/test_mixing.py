@@ -6,10 +6,14 @@ from fractions import Fraction
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import puresift as ps
+from puresift.rules import planning
 from tests import laws
 from tests.laws import DRAWS, MEMBERS
+from tests.strategies import seeds
 
 
 def select(rule, pool, state=None, **columns):
@@ -269,3 +273,18 @@ def test_settings_can_be_vmapped(make):
         one = select(make(v), pool)
         torch.testing.assert_close(mapped.probs[row], one.probs, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(mapped.weights.expand(3, 16)[row], one.weights, rtol=1e-5, atol=1e-6)
+
+
+@given(seed=seeds, size=st.integers(1, 60), share=st.floats(0.01, 0.99))
+def test_a_plan_is_solved_in_double_precision(seed, size, share):
+    """To the last bit but one of float32, as by hand: rows above 1 are set to it, until there are none."""
+    scores = ps.keys.uniform(ps.key(seed), size).double() + 1e-3
+    free, plan, known = dict(enumerate(scores.tolist())), share * size, {}
+    while free:
+        factor = (plan - len(known)) / sum(free.values())
+        if not (over := [row for row, score in free.items() if factor * score > 1]):
+            break
+        known |= dict.fromkeys(over, 1.0)
+        free = {row: score for row, score in free.items() if row not in known}
+    expected = torch.tensor([known.get(row, factor * score) for row, score in enumerate(scores.tolist())])
+    torch.testing.assert_close(planning.fill(scores, plan), expected, rtol=1.2e-7, atol=0)
