@@ -214,7 +214,7 @@ def _kept(
     """The state after a pool that was looked at, and its info: what can be compiled, whatever the score."""
     columns = pool.columns if pool.thinned is None else trees.index(pool.columns, pool.thinned.rows)
     ruled, odds, mask = decided(parts, state, pool.losses, pool.finite, columns, through, uniforms)
-    count = None if through or parts.known is None else parts.known(len(mask))
+    count = None if through else parts.exactly(len(mask))
     if pool.thinned is not None:
         odds = Odds(odds.probs * pool.thinned.probs, odds.weights * pool.thinned.weights)
     buffer = ring.refill(state.buffer, Kept(pool.rows, odds.weights, mask), count=count)

@@ -38,8 +38,11 @@ class Parts(NamedTuple):
 
     def keeps(self, rows: int) -> int | None:
         """How many of so many rows are kept; None where it is not known ahead."""
-        left = self.score.left(rows) if isinstance(self.score, Cascade) else rows
-        return None if self.known is None else self.known(left)
+        return self.exactly(self.score.left(rows) if isinstance(self.score, Cascade) else rows)
+
+    def exactly(self, rows: int) -> int | None:
+        """The same for the rows that the rule sees."""
+        return None if self.known is None else self.known(rows)
 
     @property
     def wants_all(self) -> bool | None:
@@ -97,7 +100,7 @@ def decided(
     size = losses.shape[0]
     ruled, odds = _select(parts, state, losses, finite, columns, through)
     odds = Odds(*(infos.a_row(f"the rule's {name}", values, size) for name, values in odds._asdict().items()))
-    key, count = state.key, None if through or parts.known is None else parts.known(size)
+    key, count = state.key, None if through else parts.exactly(size)
     options: dict[str, Any] = {} if count is None else {"count": count}
     if uniforms is None:
         key = keys.fold_in(state.key, state.step)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from models import data
 from puresift.records.recorder import FILE
-from tests.models.test_train import ROOT, checkpoint, lines, same
+from tests.models.test_train import ROOT, checkpoint, lines, same, written
 
 KILLS = 10
 SMALL = ["--batch-size", "16", "--max-length", "24", "--epochs", "3", "--threads", "1", "--save-every", "3"]
@@ -22,11 +21,7 @@ SMALL += ["--sift", "relative", "--no-gate", "--score-dtype", "float32"]
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("reviews")
-    corpus = data.embedded(5, n_train=600, n_test=20)
-    for name, rows in (("train", corpus.train), ("test", corpus.test)):
-        (folder / f"{name}.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in rows))
-    return str(folder)
+    return written(tmp_path_factory.mktemp("reviews"), 600, 20)
 
 
 def torchrun(argv: list[str], ranks: int = 2, restarts: int = 0) -> "subprocess.Popen[str]":

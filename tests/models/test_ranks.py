@@ -8,22 +8,17 @@ from typing import Any
 
 import pytest
 
-from models import data
 from models.data import Sentences, loader
 from puresift.records.recorder import FILE
 from tests.distributed.worlds import launch
-from tests.models.test_train import TINY, checkpoint, lines, same
+from tests.models.test_train import TINY, checkpoint, lines, same, written
 
 ONCE = [*TINY, "--epochs", "1"]
 
 
 @pytest.fixture(scope="module")
 def reviews(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("reviews")
-    corpus = data.embedded(5, n_train=106, n_test=20)
-    for name, rows in (("train", corpus.train), ("test", corpus.test)):
-        (folder / f"{name}.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in rows))
-    return str(folder)
+    return written(tmp_path_factory.mktemp("reviews"), 106, 20)
 
 
 def scored(reviews: str) -> list[str]:

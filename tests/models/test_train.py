@@ -46,13 +46,17 @@ def smaller() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def reviews(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("reviews")
-    corpus = data.embedded(5, n_train=150, n_test=40)
+def written(folder: Path, train: int, test: int) -> str:
+    """A folder of so many reviews, as files."""
+    corpus = data.embedded(5, n_train=train, n_test=test)
     for name, rows in (("train", corpus.train), ("test", corpus.test)):
         (folder / f"{name}.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in rows))
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return written(tmp_path_factory.mktemp("reviews"), 150, 40)
 
 
 @pytest.fixture(scope="module")
