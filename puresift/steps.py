@@ -115,7 +115,7 @@ def decided(
 def wanted(parts: Parts, state: SiftState, choices: Sequence[Tensor]) -> Tensor:
     """Whether the rule wants the next pool scored: one of two choices, no and yes, or Bool[], on their device."""
     if parts.wants_all is not None:  # moving a tensor to the device would wait for it
-        return choices[parts.wants_all]
+        return choices[int(parts.wants_all)]  # torch 2.11 compiles no index that is a bool
     return parts.rule.wants(state.rule).to(choices[0].device)
 
 

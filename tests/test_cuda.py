@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import puresift as ps
+from bench.speed import launches
 from tests import laws
 from tests.laws import MEMBERS
 from tests.strategies import cross_entropy, data, loader, net
@@ -167,12 +168,12 @@ def test_a_rule_of_a_constant_count_never_waits_for_the_gpu(rule, weights):
             optimizer.zero_grad()
             cross_entropy(model, batch).mean().backward()
             optimizer.step()
-            kept.append(sifting.info.extra["first"][sifting.info.mask])
+            kept.append((sifting.info.extra["first"], sifting.info.mask))  # an index by a mask would wait
             if place == 17:
                 torch.cuda.set_sync_debug_mode("default")
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert [len(rows) for rows in kept] == [16] * (40 * 8 // 16), "of two pools each"
+    assert [len(first[mask]) for first, mask in kept] == [16] * (40 * 8 // 16), "of two pools each"
 
 
 def test_losses_that_are_not_finite_are_found_while_the_gpu_goes_on():
@@ -185,3 +186,20 @@ def test_losses_that_are_not_finite_are_found_while_the_gpu_goes_on():
             left.append(batch)
             torch.cuda.synchronize()
     assert len(left) <= 6 and all(bool(rows.isfinite().all()) for rows in left)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # the compiler's advice and imports
+@pytest.mark.parametrize("name", launches.CASES)
+def test_a_compiled_stream_keeps_the_rows_of_a_plain_one_on_a_gpu(name):
+    case, kept = launches.CASES[name], []
+    pools = [pool.cuda() for pool in torch.rand(12, 64, generator=torch.Generator().manual_seed(0))]
+    sifter = ps.sifter(lambda params, batch: batch, case.rule, batch_size=16, draw=case.draw)
+    for compiled in (False, True):
+        stream = ps.sift(sifter, sifter.init(ps.key(0), pools[0]), {}, pools, compiled=compiled)
+        kept.append(torch.cat([batch for batch, *_ in stream]))
+    assert torch.equal(*kept)
+
+
+@pytest.mark.parametrize("name", launches.CASES)
+def test_a_step_is_captured_into_a_graph(name):
+    assert launches.captured(launches.CASES[name], launches.rows("text", 64, 32, 0))
