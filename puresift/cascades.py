@@ -192,7 +192,7 @@ def spread(info: Info, thinned: Thinned) -> Info:
         return values.new_full((thinned.size,), other).index_copy(0, thinned.rows, values)
 
     odds = Odds(over(info.odds.probs, 0.0), over(info.odds.weights, 1.0))
-    return info._replace(losses=over(info.losses, torch.nan), odds=odds, mask=over(info.mask, False))
+    return Info(over(info.losses, torch.nan), odds, over(info.mask, False), info.extra)  # compiled from torch 2.11 on
 
 
 def thinning(key: Key, step: Tensor) -> Key:

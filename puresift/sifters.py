@@ -225,10 +225,9 @@ def _kept(
     refused = bad if parts.nonfinite == "raise" else none
     cut, widths = none if pool.cut is None else pool.cut, parts.windows.widths(buffer, state.key)
     signal = signals.pack(buffer.fill, refused, wanted(parts, after, choices), widths, cut)
-    info = Info(pool.losses, odds, mask, pool.columns)
-    if pool.thinned is not None:
-        info = spread(info, pool.thinned)
-    return after, info._replace(extra={**info.extra, "nonfinite": bad[None], signals.NAME: signal})
+    extra = {**pool.columns, "nonfinite": bad[None], signals.NAME: signal}
+    info = Info(pool.losses, odds, mask, extra)
+    return after, info if pool.thinned is None else spread(info, pool.thinned)
 
 
 def _take(

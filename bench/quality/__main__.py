@@ -71,6 +71,8 @@ def _each(o: argparse.Namespace, folder: Path, file: str, make: Any) -> int:
         content = work.read(o.results / file) or {}
         others = set(o.arms or ()) - {"full"} if o.tune else set()  # arms with rates of their own
         there = name in content and others <= set(content[name].get("arms", {}))
+        if o.measure and o.arms and name in content:
+            there = all((ARMS[arm].priced or arm) in content[name]["pool"] for arm in o.arms if ARMS[arm].picks)
         if there and not o.again and file != "realtime.json":
             print(f"{name}: is in {file} already; --again makes it anew, and runs made before stale")
             continue
@@ -87,6 +89,12 @@ def _each(o: argparse.Namespace, folder: Path, file: str, make: Any) -> int:
 def _measured(o: argparse.Namespace, name: str, folder: Path) -> dict[str, Any]:
     """What the task charges."""
     task, data = TASKS[name], loaded(name, folder)
+    before = (work.read(o.results / "phi.json") or {}).get(name)
+    if before and o.arms:
+        missing = [arm for arm in o.arms if o.again or (ARMS[arm].priced or arm) not in before["pool"]]
+        more = costs.added(task, data, missing)
+        print(f"{name:8} a pool, in steps: " + ", ".join(f"{arm} {own:.3f}" for arm, own in more["pool"].items()))
+        return {**before, "pool": before["pool"] | more["pool"], "added": [*before.get("added", []), more]}
     record = costs.charged(task, data)
     units = work.full_units(task, data)
     phi = ", ".join(f"{kind} {value:.3f}" for kind, value in record["score"].items())

@@ -18,6 +18,7 @@ WINDOW = 8  # batches sorted by length among themselves
 SMALL = 0.75  # of a batch
 LEFT = (0.5, 0.25, 0.1)  # of the common class, where it is thinned once and for all
 EVERY, UNIFORM = 16, 0.15  # batches in a draw of ids; share of a run that ends on everything
+THINNED = 0.6  # of a pool, by the first score of a cascade
 POSITIVE = 0.1  # the rare class's share of the rows, once its own are repeated
 SHORTER = (0.6, 0.4, 0.25)  # budgets, as shares of the full run's
 
@@ -39,7 +40,8 @@ class Arm(NamedTuple):
     small: bool = False  # batches of SMALL times the rows
     priced: str | None = None  # as which arm the sifter's own time is charged, where not as its own
     budgets: tuple[float, ...] = SHORTER
-    bias: float | None = None  # of the weights, where the rule is the task's
+    bias: float | None = None  # of the weights, where the rule is the task's, or a cascade's draws have it too
+    first: Literal["probed", "recalled"] | None = None  # the score that thins a pool before the arm's own sees it
     trials: int = 1  # settings tried before the runs; the plain arm's are its learning rates
 
     @property
@@ -48,9 +50,9 @@ class Arm(NamedTuple):
         return self.kind in ("sift", "infobatch", "prioritized")
 
 
-def clipped(share: float) -> ps.Rule:
-    """p = min(1, share * (.7 * e / mean(e) + .3)), e = 1 - exp(-loss), the mean over the last 1,024; weights 1 / p."""
-    return ps.by_error(ps.importance(share, floor=0.3, history=1024))
+def clipped(share: float, bias: float = 1.0) -> ps.Rule:
+    """p = min(1, share * (.7 * e / mean(e) + .3)), e = 1 - exp(-loss), over the last 1,024; weights p ** -bias."""
+    return ps.by_error(ps.importance(share, floor=0.3, history=1024, bias=bias))
 
 
 def _composer(pools: int) -> ps.Rule:
@@ -81,6 +83,14 @@ def _clipped(name: str, share: float) -> Arm:
 def _rho(name: str, reference: Literal["charged", "free"]) -> Arm:
     says = f"the tenth with the largest reducible loss, the reference {reference}"
     return Arm(name, says, "sift", 0.1, lambda pools: ps.top(0.1), "reducible", reference=reference)
+
+
+def _cascade(first: Literal["probed", "recalled"], bias: float) -> Arm:
+    guess = {"probed": "what a regression on embeddings expects", "recalled": "its last loss in training"}[first]
+    says = f"thinned to {THINNED:g} by {guess}, two thirds of that by the loss of the first tokens; weights ** {bias:g}"
+    rule = lambda pools: clipped(2 / 3, bias)  # noqa: E731
+    more: Any = {"scored": THINNED, "normalised": bias > 0, "bias": bias, "first": first, "priced": f"{first}-1"}
+    return Arm(f"{first}-{bias:g}".replace("0.", "."), says, "sift", THINNED * 2 / 3, rule, "glance", **more)
 
 
 def _random(pools: int) -> ps.Rule:
@@ -137,5 +147,6 @@ TABLE = (
     *map(_prioritized, (0.0, 0.5, 1.0)),
     *map(_downsampled, LEFT),
     Arm("oversampled", REPEATED, "oversampled"),
+    *(_cascade(first, bias) for first in ("probed", "recalled") for bias in (0.0, 0.5, 1.0)),
 )
 ARMS = {arm.name: arm for arm in TABLE}

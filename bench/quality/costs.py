@@ -41,7 +41,7 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
 
         return pass_
 
-    arms = [ARMS[name] for name in task.arms or ARMS]
+    arms = [arm for arm in ARMS.values() if task.suits(arm)]
     kinds = sorted({source(arm) for arm in arms if arm.score})
     owners = list(dict.fromkeys(ARMS[arm.priced or arm.name] for arm in arms if arm.picks))
     drained: dict[str, list[float]] = {arm.name: [] for arm in owners}  # pools, call by call
@@ -51,10 +51,7 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
     times = measure.interleaved(blocks, rounds=rounds, timer=clock)
     steps = [seconds / WINDOW for seconds in times["step"]]
     phi = {kind: measure.ratio(times[f"score {kind}"], times["step"]) for kind in kinds}
-    own = {
-        name: measure.spread([t / n / s for t, n, s in zip(times[name], drained[name][-rounds:], steps, strict=True)])
-        for name in streams
-    }
+    own = _own(times, drained, rounds)
     return {
         "step": statistics.median(steps),
         "score": {kind: spread["median"] for kind, spread in phi.items()},
@@ -65,6 +62,26 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
         "rounds": rounds,
         "checksum": data.checksum,
         "where": where(),
+    }
+
+
+def added(task: Task, data: Data, arms: Iterable[str], rounds: int = 9) -> dict[str, Any]:
+    """The sifter's own time for some arms alone, to stand beside costs that were measured before."""
+    model = data.build(0).to(measure.device())
+    owners = list(dict.fromkeys(ARMS[ARMS[name].priced or name] for name in arms))
+    drained: dict[str, list[float]] = {arm.name: [] for arm in owners}
+    streams = {arm.name: _drained(arm, task, data, model, drained[arm.name]) for arm in owners}
+    times = measure.interleaved({"step": _windows(task, data, model), **streams}, rounds=rounds, timer=clock)
+    own = _own(times, drained, rounds)
+    return {"pool": {name: spread["median"] for name, spread in own.items()}, "spread": own, "where": where()}
+
+
+def _own(times: dict[str, list[float]], drained: dict[str, list[float]], rounds: int) -> dict[str, measure.Spread]:
+    """Of each arm that was drained, its own time a pool, in steps of the same round."""
+    steps = [seconds / WINDOW for seconds in times["step"]]
+    return {
+        name: measure.spread([t / n / s for t, n, s in zip(times[name], drained[name][-rounds:], steps, strict=True)])
+        for name in drained
     }
 
 

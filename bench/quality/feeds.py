@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import puresift as ps
 from bench.measure import device
-from bench.quality.arms import EVERY, POOL, POSITIVE, UNIFORM, WINDOW, Arm
+from bench.quality.arms import EVERY, POOL, POSITIVE, THINNED, UNIFORM, WINDOW, Arm
 from bench.quality.budget import Costs, Ledger, rows_of
 from bench.quality.task import Data, Examples, Task, length
+from puresift.cascades import Cascade
+from puresift.scores.probing import Probe
 from puresift.types import Batch, Losses, Params, ScoreFn
 
 LAST = 0.125  # of InfoBatch's budget goes into full data
@@ -138,17 +141,29 @@ def prioritized(
     return feed(), observe
 
 
-def compose(arm: Arm, task: Task, data: Data, score: ScoreFn | None, table: Tensor | None, pools: int) -> ps.Sifter:
-    """The arm's sifter, around a plain score; `table` holds the irreducible losses."""
+def compose(
+    arm: Arm,
+    task: Task,
+    data: Data,
+    score: ScoreFn | None,
+    table: Tensor | None,
+    pools: int,
+    model: nn.Module | None = None,
+) -> ps.Sifter:
+    """The arm's sifter, around a plain score; `table` holds the irreducible losses, and a cascade may see the model."""
     assert arm.rule is not None
     size = len(data.train["labels"])
-    whole: ScoreFn | ps.Score | None = score
+    whole: ScoreFn | ps.Score | Cascade | None = score
     if arm.score == "remembered":
         assert score is not None
         whole = ps.remembered(score, size, every=STALE)
     if arm.score == "reducible":
         assert score is not None and table is not None
         whole = ps.reducible(score, table, size=size)
+    if arm.first:
+        assert score is not None and model is not None and arm.bias is not None
+        first = ps.recalled(size) if arm.first == "recalled" else probe(data, model)
+        whole = ps.cascade(first, score, keep=THINNED, bias=arm.bias)
     rule = arm.rule(pools)
     if arm.gated:
         rule = ps.gate(rule, classes=int(data.train["labels"].max()) + 1)
@@ -160,6 +175,23 @@ def compose(arm: Arm, task: Task, data: Data, score: ScoreFn | None, table: Tens
         draw=ps.systematic,
         **bucket,
     )
+
+
+def probe(data: Data, model: nn.Module) -> Probe:
+    """Guesses losses from the mean embedding of a row, or the row itself, for each class apart."""
+    classes = int(data.train["labels"].max()) + 1
+
+    def seen(model: Any, batch: Examples) -> Tensor:
+        if not data.pads:
+            row = batch["x"].flatten(1)
+        else:
+            words = next(part for part in model.modules() if isinstance(part, nn.Embedding))
+            share = batch["attention_mask"] / batch["attention_mask"].sum(1, keepdim=True)
+            row = F.embedding_bag(batch["input_ids"], words.weight, per_sample_weights=share, mode="sum")
+        return row[:, :, None] * F.one_hot(batch["labels"], classes)[:, None, :]
+
+    first = {name: leaf[:1].to(device()) for name, leaf in data.train.items()}
+    return ps.probed(model, seen, size=seen(model, first).numel())
 
 
 def scorer(kind: str, task: Task, data: Data, model: nn.Module) -> ScoreFn:
@@ -194,7 +226,7 @@ def sifted(
         ledger.charge("score", phi * len(losses) / size)
         return losses
 
-    sifter = compose(arm, task, data, counted, table, expected_pools(arm, task, ledger.left, costs))
+    sifter = compose(arm, task, data, counted, table, expected_pools(arm, task, ledger.left, costs), model)
     train = {name: leaf.to(device()) for name, leaf in data.train.items()}
     first = {name: leaf[: POOL * size] for name, leaf in train.items()}
 
@@ -232,7 +264,7 @@ def sifted(
         return weights / weights.mean() if arm.normalised else weights
 
     def observe(ids: Tensor, losses: Losses) -> None:
-        if arm.score == "remembered" and not ended:  # nothing is scored after that
+        if (arm.score == "remembered" or arm.first == "recalled") and not ended:  # nothing is scored after that
             stream.observe(losses)
 
     return feed(), observe

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import puresift as ps
+from bench.quality.arms import Arm
 from puresift.types import ScoreFn
 
 Examples = dict[str, Tensor]
@@ -56,10 +57,15 @@ class Task(NamedTuple):
     unit: str = "%"
     floor: float = 0.1  # of the rule over training losses
     shown: Callable[[ps.Rule], ps.Rule] = ps.by_error  # what it sees of them
-    arms: tuple[str, ...] | None = None  # None: all
+    arms: tuple[str, ...] | None = None  # None: all, but for cascades
+    cascades: bool = False  # with those
     budgets: tuple[float, ...] | None = None  # None: the arm's
     rivals: tuple[str, ...] = ("shortened", "rs2")  # a win is better than all of these
     tuned: str | None = None  # the task whose learning rates it has; None: its own
+
+    def suits(self, arm: Arm) -> bool:
+        """Whether it is one of the task's arms."""
+        return arm.name in self.arms if self.arms is not None else self.cascades or arm.first is None
 
     def loss(self, model: Any, batch: Examples) -> Tensor:
         """Each row's loss, Float[B]; cross-entropy in nats, of each character, on average, where a row has many."""

@@ -76,7 +76,7 @@ def _whole(name: str, says: str, dtype: torch.dtype) -> Task:
         *(3, 16, 5e-5, MINILM, dtype),
         scored=HALF,
         glance=24,
-        arms=("full", "shortened", "rs2", "relative-1-gated", "auto", "prioritized-0"),
+        arms=("full", "shortened", "rs2", "relative-1-gated", "auto", "prioritized-0", "probed-1", "recalled-1"),
         budgets=(0.6,),
         tuned=None if dtype == WHOLE else "sst2-whole32",
     )
@@ -104,6 +104,7 @@ TABLE = (
         2e-3,
         FRESH,
         glance=16,
+        cascades=True,
     ),
     Task(
         "scratch32",
@@ -113,6 +114,7 @@ TABLE = (
         *(1, 64, 2e-3, FRESH, WHOLE),
         scored=HALF,
         glance=16,
+        cascades=True,
     ),
     Task(
         "long",
@@ -122,6 +124,7 @@ TABLE = (
         *(4, 64, 2e-3, FRESH[:2], WHOLE),
         scored=HALF,
         glance=16,
+        cascades=True,
     ),
     Task(
         "thin",
@@ -132,6 +135,7 @@ TABLE = (
         balanced=True,
         scored=HALF,
         glance=16,
+        cascades=True,
     ),
     Task("digits", "8 x 8 digits, small convolutional net", digits, labelled, 60, 32, 1e-3, ONES, WHOLE),
     Task("chars", "characters of Python's library, small GPT", CHARS, labelled, 3, 32, 1e-3, ONES, many=True),

@@ -56,7 +56,7 @@ def jobs(tasks: Iterable[str], arms: Iterable[str], budgets: Iterable[float] | N
 
 def cells(task: Task) -> list[tuple[str, float]]:
     """The arms of a task, each with its budgets."""
-    arms = [arm for arm in ARMS.values() if task.arms is None or arm.name in task.arms]
+    arms = [arm for arm in ARMS.values() if task.suits(arm)]
     budgets = {arm.name: arm.budgets if 1.0 in arm.budgets else task.budgets or arm.budgets for arm in arms}
     return [(arm, budget) for arm, shares in budgets.items() for budget in shares]
 

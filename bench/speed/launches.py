@@ -44,7 +44,7 @@ COPIES = ("Memcpy", "Memset")
 
 
 def stream(case: Case, batch: Batch, pools: int, *, compiled: bool) -> Callable[[int], None]:
-    """Sifts so many pools; the graphs of a compiled sifter are made once, and the time of the first call is not taken."""
+    """Sifts so many pools; the graphs of a compiled sifter are made here, once."""
     sifter = ps.sifter(lambda params, pool: pool["loss"], case.rule, batch_size=len(batch["loss"]), draw=case.draw)
     whole = sifters.compiled(sifter) if compiled else sifter
     start, params = whole.init(ps.key(0), batch), {"w": torch.zeros((), device=device())}
@@ -65,7 +65,8 @@ def launched(run: Callable[[int], None], pools: int) -> dict[str, float]:
 
 def _counts(run: Callable[[int], None], pools: int) -> dict[str, int]:
     cuda = device().type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as seen:
+    kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=kinds, acc_events=True) as seen:
         run(pools)
         if cuda:
             torch.cuda.synchronize()

@@ -98,8 +98,8 @@ def probed(model: nn.Module, features: Features, *, size: int, decay: Number = 0
         seen = torch.nn.functional.pad(seen.detach().reshape(rows, size).double(), (0, 1), value=1.0)
         penalty = ridge * state.gram.diagonal().mean() + (state.rows <= 0)  # before any row, the identity is solved
         eye = torch.eye(wide, dtype=kind, device=state.gram.device)
-        weights = torch.linalg.solve_ex(state.gram + penalty * eye, state.cross)[0]
-        guess = (seen @ weights).clamp(min=0).float()
+        factor = torch.linalg.cholesky_ex(state.gram + penalty * eye)[0]  # half of the time of a general solution
+        guess = (seen @ torch.cholesky_solve(state.cross[:, None], factor)[:, 0]).clamp(min=0).float()
         return torch.where(state.rows >= _MANY * size, guess, torch.nan), seen
 
     def learn(state: ProbedState, seen: Tensor, losses: Losses, weights: Tensor) -> ProbedState:

@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 
 import numpy
 import pytest
@@ -60,7 +61,7 @@ def outputs(model, batch):
     return model(batch), batch["labels"]
 
 
-TINY = Task("tiny", "bags of words", load, outputs, EPOCHS, SIZE, 0.05, (0.02, 0.05), torch.float32)
+TINY = Task("tiny", "bags of words", load, outputs, EPOCHS, SIZE, 0.05, (0.02, 0.05), torch.float32, cascades=True)
 
 
 @pytest.fixture
@@ -676,6 +677,19 @@ def test_a_task_may_be_tuned_on_another_one(judged, monkeypatch):
     work.write(judged / "phi.json", {**prices, "twin": prices["tiny"]})
     work.write(judged / "tuning.json", {"tiny": {"lr": 0.123, "tried": {}}})
     assert work.terms(judged, work.Job("twin", "full", 1.0, 0))["lr"] == 0.123
+
+
+def test_what_is_measured_later_stands_beside_what_was_measured_before(home, monkeypatch, capsys):
+    before = work.read(home / "phi.json")["tiny"]
+    work.write(home / "phi.json", {"tiny": {**before, "pool": {"auto": 0.01}}})
+    monkeypatch.setattr(command.costs, "added", partial(command.costs.added, rounds=2))
+    assert go(home, "--measure", "--arms", "auto,probed-.5") == 0
+    after = work.read(home / "phi.json")["tiny"]
+    assert after["pool"].pop("auto") == 0.01, "it is not measured again"
+    assert set(after["pool"]) == {"probed-1"} and after["pool"]["probed-1"] > 0, "as which it is priced"
+    assert {name: after[name] for name in before if name != "pool"} == {n: before[n] for n in before if n != "pool"}
+    assert go(home, "--measure", "--arms", "probed-0") == 0
+    assert "is in phi.json already" in capsys.readouterr().out
 
 
 def test_only_what_a_task_has_arms_for_is_measured(judged, monkeypatch):

@@ -49,7 +49,7 @@ def counted(rule, draw, pools=18, rows=64):
     stream = ps.sift(sifter, sifter.init(ps.key(0), loader[0]), {"w": torch.zeros(())}, ps.epochs(loader, 1))
     next(stream)
     begun = int(stream.state.step)
-    with profile(activities=[ProfilerActivity.CPU]) as seen:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as seen:
         for _ in stream:
             pass
     calls = [event for event in seen.profiler.kineto_results.events() if event.name().startswith("aten::")]
