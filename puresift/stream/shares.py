@@ -12,7 +12,8 @@ from puresift.types import Info, SiftState
 
 POOLS = 50
 _CURE = "put ps.hold(rule, keep) around it, or choose drift= or a shorter history"
-_MOVING = {"AnnealState", "ValueState"}  # of rules whose share is meant to change: a schedule's, a fixed threshold's
+# Of rules whose share is meant to change: a schedule's, a fixed threshold's, that of the rows which have a gradient.
+_MOVING = {"AnnealState", "NonzeroState", "ValueState"}
 
 
 class _Pool(NamedTuple):

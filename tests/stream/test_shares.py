@@ -57,6 +57,15 @@ def test_a_rule_that_keeps_its_plan_is_left_in_peace(name):
     assert run(rule, fall=fall) == []
 
 
+def test_rows_without_a_gradient_may_become_more():
+    pools = [(torch.arange(16.0) >= place / 8).float() for place in range(120)]
+    sifter = ps.sifter(lambda params, batch: batch, ps.nonzero(), batch_size=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in ps.sift(sifter, sifter.init(ps.key(0), pools[0]), {}, pools):
+            pass
+
+
 def test_the_plan_of_a_resumed_run_is_not_known():
     assert run(ps.relative(keep=0.5), resume=True) == []
 
