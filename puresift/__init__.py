@@ -21,6 +21,7 @@ from puresift.scores import (
     entropy,
     grad_norm,
     head_grad_norm,
+    int8,
     live,
     margin,
     per_sample,
@@ -62,7 +63,7 @@ from puresift.draws import bernoulli, systematic
 from puresift.buffers import empty, full, refill, take
 from puresift.cascades import cascade
 from puresift.sifters import sifter
-from puresift.prioritizers import Prioritizer, PrioritizerState, prioritizer
+from puresift.prioritizers import Prioritizer, PrioritizerState, Table, TableState, prioritizer, table
 from puresift.keys import key
 from puresift.checkpoint import load_state_dict, state_dict
 
@@ -73,7 +74,7 @@ from puresift.stream import Governor, SiftingDataLoader, Stream, decisions, gove
 from puresift.recipes import auto
 
 # Before a run, and during it.
-from puresift.trials import check, compare, fastest, fitting, replay
+from puresift.trials import advise, check, compare, fastest, fitting, replay
 from puresift.records import AuditLog, Meter, Recorder, read_log, summarize
 
 if TYPE_CHECKING:
@@ -89,19 +90,19 @@ else:
         return import_module("puresift.testing")
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 # fmt: off
 __all__ = [
     "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "PrioritizedSampler", "Prioritizer",
     "PrioritizerState", "Recorder", "Rule", "Score", "SiftError", "SiftState", "Sifted", "Sifter", "SiftingDataLoader",
-    "Stream", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli", "buffers", "by_error",
-    "by_group", "by_root", "cascade", "change", "check", "chunked", "compare", "compiled", "cover", "data", "decisions",
-    "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy", "epochs", "fastest",
-    "fitting", "floor", "full", "gate", "governor", "grad_norm", "head_grad_norm", "hold", "importance", "infobatch",
-    "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin", "mix", "nonzero", "peek",
-    "per_sample", "prioritize", "prioritizer", "probed", "progress", "prune", "ramp", "rank_mix", "ranked", "read_log",
-    "recalled", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift", "sifter",
-    "skipping", "state_dict", "summarize", "systematic", "take", "testing", "threshold", "tokens", "top", "total",
-    "truncated", "types", "unbiased", "uniform", "with_ids",
+    "Stream", "Table", "TableState", "advise", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli",
+    "buffers", "by_error", "by_group", "by_root", "cascade", "change", "check", "chunked", "compare", "compiled",
+    "cover", "data", "decisions", "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy",
+    "epochs", "fastest", "fitting", "floor", "full", "gate", "governor", "grad_norm", "head_grad_norm", "hold",
+    "importance", "infobatch", "int8", "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin",
+    "mix", "nonzero", "peek", "per_sample", "prioritize", "prioritizer", "probed", "progress", "prune", "ramp",
+    "rank_mix", "ranked", "read_log", "recalled", "reducible", "refill", "relative", "remembered", "replay", "rs2",
+    "rules", "scores", "sift", "sifter", "skipping", "state_dict", "summarize", "systematic", "table", "take",
+    "testing", "threshold", "tokens", "top", "total", "truncated", "types", "unbiased", "uniform", "with_ids",
 ]
 # fmt: on

@@ -12,7 +12,7 @@ from torch import Tensor
 from puresift import listed, tables, trees
 from puresift.buffers import ring
 from puresift.errors import SiftError
-from puresift.prioritizers import PrioritizerState
+from puresift.prioritizers import PrioritizerState, TableState
 from puresift.types import SiftState
 
 VERSION = 1
@@ -23,16 +23,16 @@ _REFUSED = (
     "the buffer holds rows with Python objects, which cannot be saved; keep them out of the batch, "
     "or carry an id tensor and look the objects up by it"
 )
-State = TypeVar("State", bound=SiftState | PrioritizerState)
+State = TypeVar("State", bound=SiftState | PrioritizerState | TableState)
 
 
-def state_dict(state: SiftState | PrioritizerState) -> dict[str, Tensor]:
+def state_dict(state: SiftState | PrioritizerState | TableState) -> dict[str, Tensor]:
     """A flat `{path: tensor}` with a version; the paths name the kinds of rule and score.
 
     Save it with `torch.save` and load it with `weights_only=True`, or hand it to torch.distributed.checkpoint.
 
     Args:
-        state: any `SiftState` or `PrioritizerState`.
+        state: any `SiftState`, `PrioritizerState` or `TableState`.
 
     Returns:
         Detached tensors that share memory with the state.
@@ -112,10 +112,12 @@ def load_state_dict(template: State, flat: Mapping[str, Tensor]) -> State:
     return state
 
 
-def _words(template: SiftState | PrioritizerState) -> tuple[str, str, str]:
+def _words(template: SiftState | PrioritizerState | TableState) -> tuple[str, str, str]:
     """What was built, and the settings that fix the kind and the shapes of its state."""
     if isinstance(template, SiftState):
         return "sifter", "score, rule and columns", "batch_size, pool, window, history and pad"
+    if isinstance(template, TableState):
+        return "table", "kind", "size"
     return "prioritizer", "rule", "size, batch_size, every, dtype and history"
 
 

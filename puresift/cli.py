@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from importlib import import_module
 from typing import Any, NoReturn, TextIO
 
 from torch import Tensor
@@ -17,9 +15,11 @@ from torch import Tensor
 from puresift.errors import SiftError
 from puresift.records.logs import read_log
 from puresift.report import write
+from puresift.trials.advising import advise
 from puresift.trials.contracts import check
 from puresift.trials.named import parse_rule
 from puresift.trials.replays import Replayed, compare
+from puresift.trials.scripts import called, imported, job
 from puresift.trials.tables import LABELS, class_mix, costs, labels_of, overlaps, plot
 from puresift.types import Rule
 
@@ -120,22 +120,7 @@ def _compared(rules: dict[str, Rule], columns: dict[str, Any], scored: Tensor, p
 
 
 def _check(chosen: argparse.Namespace) -> list[str]:
-    place, _, name = chosen.target.partition(":")
-    if not name:
-        raise SiftError(f"write MODULE:FACTORY, such as train:scoring, got {chosen.target!r}")
-    sys.path.insert(0, os.getcwd())  # as `python -m` does
-    try:
-        factory = getattr(import_module(place), name)
-    except (ImportError, AttributeError) as error:
-        raise SiftError(f"{chosen.target} cannot be imported: {error}") from error
-    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
-        raise SiftError(f"{chosen.target} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(os.getcwd())
-    try:
-        made = factory()
-    except (Exception, SystemExit) as error:  # user code may raise anything
-        raise SiftError(f"{chosen.target}() raised {type(error).__name__}: {error}") from error
+    made = called(imported(chosen.target, "MODULE:FACTORY, such as train:scoring"), chosen.target)
     if not isinstance(made, tuple) or len(made) != 3:
         raise SiftError(f"{chosen.target}() must return (score, params, batch), got {type(made).__name__}")
     try:
@@ -152,6 +137,12 @@ def _check(chosen: argparse.Namespace) -> list[str]:
     ]
 
 
+def _advise(chosen: argparse.Namespace) -> list[str]:
+    settings = {"seconds": chosen.seconds, "passes": chosen.passes, "steps": chosen.steps}
+    told = {name: value for name, value in settings.items() if value is not None}
+    return str(advise(**job(chosen.target) | told)).splitlines()
+
+
 def _report(chosen: argparse.Namespace) -> list[str]:
     page, *pictures = write(chosen.runs, chosen.out)
     kept = f"; figures: {', '.join(picture.name for picture in pictures)}" if pictures else ""
@@ -166,11 +157,15 @@ def _phi(text: str) -> float:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="puresift", description="Online data sifting for PyTorch.", epilog=_CODES)
+    about = (
+        "Choose, while a PyTorch model trains, what it trains on. Begin with advise: does that pay on your job? Then "
+        "report shows what a run did; check and replay are for losses and rules of your own."
+    )
+    parser = Parser(prog="puresift", description=about, epilog=_CODES)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     replay = commands.add_parser(
         "replay",
-        help="what rules would have kept of a recorded log",
+        help="what each rule would have kept, out of a log of losses",
         description='Read a log of losses (ps.AuditLog, or JSONL objects with a "loss") and say what each rule would '
         "have kept of it: the fraction, the effective sample size, the class mix, the overlap and the predicted cost.",
         epilog="example: puresift replay log.jsonl --rules relative:keep=0.5 top:keep=0.25 --phi 0.12 --plot rules.png",
@@ -192,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     replay.set_defaults(run=_replay)
     report = commands.add_parser(
         "report",
-        help="one page and its figures out of run folders",
+        help="what sifting did in a run, or in several: a page and its figures",
         description="Read run folders (ps.Recorder or models.train writes them; a folder of run folders counts as all "
         "of them) and write report.html, which stands alone, and the figures as PNG files: accuracy against "
         "wall-clock, kept fraction and phi, losses seen and kept, class mix, governor, most and least kept samples; "
@@ -204,13 +199,27 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(run=_report)
     contract = commands.add_parser(
         "check",
-        help="check the contract of a score",
+        help="whether your loss function gives what sifting needs",
         description="Import MODULE, call FACTORY() for (score, params, batch), and check the score on the batch. "
         "Exit code 1 when the score breaks its contract, 2 when it cannot be checked.",
         epilog="example: puresift check train:scoring",
     )
     contract.add_argument("target", metavar="MODULE:FACTORY", help="a function of no arguments, importable from here")
     contract.set_defaults(run=_check)
+    pilot = commands.add_parser(
+        "advise",
+        help="a pilot of a minute: does it pay to sift this job",
+        description="Run SCRIPT (a file, or a module that can be imported from here), take NAME from it, and run "
+        "ps.advise on what it gives: a tuple (model, loss, loader) or (model, loss, loader, optimizer), a dict of "
+        "arguments of ps.advise by name, or a function of no arguments that returns one of them. A script whose last "
+        'lines train should keep them under `if __name__ == "__main__":`. Nothing of the job is changed.',
+        epilog="example: puresift advise train.py:job --passes 20",
+    )
+    pilot.add_argument("target", metavar="SCRIPT:NAME", help="such as train.py:job or package.train:job")
+    pilot.add_argument("--passes", type=float, help="over the loader in the full run (default 1): decides most")
+    pilot.add_argument("--steps", type=int, help="of the full run, where the loader has no length")
+    pilot.add_argument("--seconds", type=float, help="that the pilot may take (default 60)")
+    pilot.set_defaults(run=_advise)
     return parser
 
 

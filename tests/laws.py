@@ -97,6 +97,7 @@ SCORES: dict[str, Callable[[], Any]] = {
     "batched": lambda: ps.batched(net(), cross_entropy),
     "per_sample": lambda: ps.per_sample(net(), cross_entropy),
     "autocast": lambda: ps.autocast(ps.batched(net(), cross_entropy), torch.bfloat16),
+    "int8": lambda: ps.int8(ps.batched(net(), cross_entropy), least=3, anyway=True),
     "chunked": lambda: ps.chunked(ps.batched(net(), cross_entropy), 5),
     "compiled": lambda: _compiled(),
     "truncated": lambda: ps.truncated(_widened(ps.batched(net(), cross_entropy)), 3, pad={"0": ps.Pad(0.0, 4)}),
@@ -117,8 +118,16 @@ SCORES: dict[str, Callable[[], Any]] = {
     "change": lambda: ps.change(ps.batched(net(), cross_entropy), SAMPLES, id=last),
     "change-first": lambda: ps.change(_remembering(), SAMPLES, order=1, id=last),
 }
+# Means by id, and how much of what was known an id keeps.
+TABLES: dict[str, Callable[[], tuple[ps.Table, float]]] = {
+    "table": lambda: (ps.table(NUMBERED), 0.9),
+    "table-half": lambda: (ps.table(NUMBERED, decay=0.5), 0.5),
+    "table-all": lambda: (ps.table(NUMBERED, decay=1.0), 1.0),
+    "table-last": lambda: (ps.table(NUMBERED, decay=0), 0.0),
+}
 DYNAMIC = {"remembered"}  # whose shapes hang on data: neither compiled in one frame nor mapped
 SAMPLES = 100
+NUMBERED = 12  # samples of a table
 TABLE = ps.keys.uniform(ps.key(77), SAMPLES)
 
 

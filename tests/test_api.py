@@ -10,22 +10,22 @@ import puresift as ps
 PUBLIC = [
     "AuditLog", "Buffer", "Governor", "Info", "Kept", "Meter", "Odds", "Pad", "PrioritizedSampler", "Prioritizer",
     "PrioritizerState", "Recorder", "Rule", "Score", "SiftError", "SiftState", "Sifted", "Sifter", "SiftingDataLoader",
-    "Stream", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli", "buffers", "by_error",
-    "by_group", "by_root", "cascade", "change", "check", "chunked", "compare", "compiled", "cover", "data", "decisions",
-    "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy", "epochs", "fastest",
-    "fitting", "floor", "full", "gate", "governor", "grad_norm", "head_grad_norm", "hold", "importance", "infobatch",
-    "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin", "mix", "nonzero", "peek",
-    "per_sample", "prioritize", "prioritizer", "probed", "progress", "prune", "ramp", "rank_mix", "ranked", "read_log",
-    "recalled", "reducible", "refill", "relative", "remembered", "replay", "rs2", "rules", "scores", "sift", "sifter",
-    "skipping", "state_dict", "summarize", "systematic", "take", "testing", "threshold", "tokens", "top", "total",
-    "truncated", "types", "unbiased", "uniform", "with_ids",
+    "Stream", "Table", "TableState", "advise", "anneal", "auto", "autocast", "balanced", "band", "batched", "bernoulli",
+    "buffers", "by_error", "by_group", "by_root", "cascade", "change", "check", "chunked", "compare", "compiled",
+    "cover", "data", "decisions", "delay", "difference", "downsampled", "draws", "drop_top", "el2n", "empty", "entropy",
+    "epochs", "fastest", "fitting", "floor", "full", "gate", "governor", "grad_norm", "head_grad_norm", "hold",
+    "importance", "infobatch", "int8", "integrations", "interrupt", "key", "keys", "live", "load_state_dict", "margin",
+    "mix", "nonzero", "peek", "per_sample", "prioritize", "prioritizer", "probed", "progress", "prune", "ramp",
+    "rank_mix", "ranked", "read_log", "recalled", "reducible", "refill", "relative", "remembered", "replay", "rs2",
+    "rules", "scores", "sift", "sifter", "skipping", "state_dict", "summarize", "systematic", "table", "take",
+    "testing", "threshold", "tokens", "top", "total", "truncated", "types", "unbiased", "uniform", "with_ids",
 ]
 # fmt: on
 NAMESPACES = {
     "rules": "anneal band by_error by_group by_root cover delay drop_top floor gate hold importance interrupt mix "
     "nonzero prune ramp ranked relative threshold tokens top unbiased uniform",
-    "scores": "autocast batched change chunked compiled difference el2n entropy grad_norm head_grad_norm live margin "
-    "per_sample probed rank_mix recalled reducible remembered total truncated",
+    "scores": "autocast batched change chunked compiled difference el2n entropy grad_norm head_grad_norm int8 live "
+    "margin per_sample probed rank_mix recalled reducible remembered total truncated",
     "buffers": "empty example full lengths refill take",
     "data": "PrioritizedSampler balanced downsampled epochs infobatch peek rs2 skipping",
 }
@@ -41,8 +41,11 @@ FIELDS = {
     "Sifted": "batch weights state info",
     "Prioritizer": "init draw observe plan",
     "PrioritizerState": "losses rule ids odds waiting_ids waiting_losses waiting key draws step",
+    "Table": "init observe read",
+    "TableState": "sums counts",
 }
 PARAMETERS = {
+    ps.advise: "model loss loader optimizer",
     ps.batched: "model loss",
     ps.per_sample: "model loss",
     ps.refill: "buffer kept",
@@ -61,6 +64,7 @@ PARAMETERS = {
     ps.sift: "sifter state params loader",
     ps.prioritize: "prioritizer state data",
     ps.prioritizer: "rule",
+    ps.table: "size",
     ps.grad_norm: "model loss",
     ps.el2n: "model outputs",
     ps.margin: "model outputs",
@@ -71,6 +75,7 @@ PARAMETERS = {
     ps.cascade: "first second",
     ps.probed: "model features",
     ps.change: "score size",
+    ps.int8: "score",
     ps.reducible: "score reference",
     ps.keys.fold_in: "key data",
     ps.keys.uniform: "key num",
@@ -140,8 +145,8 @@ def test_public_things_are_documented(name):
 
 CITING = (
     "el2n margin entropy head_grad_norm grad_norm remembered change reducible difference rank_mix tokens "
-    "recalled cascade probed "
-    "infobatch rs2 skipping prioritizer by_root downsampled balanced"
+    "recalled cascade probed int8 "
+    "infobatch rs2 skipping prioritizer table by_root downsampled balanced"
 )
 
 

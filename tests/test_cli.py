@@ -174,7 +174,7 @@ def test_usage_is_exit_code_2(arguments, capsys):
     assert re.fullmatch(r"puresift( replay)?: .*; puresift( replay)? --help says more\n", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("command", [[], ["replay"], ["report"], ["check"]])
+@pytest.mark.parametrize("command", [[], ["replay"], ["report"], ["check"], ["advise"]])
 def test_help_helps(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
@@ -185,6 +185,7 @@ def test_help_helps(command, capsys):
         assert f"example: puresift {command[0]} " in out
     else:
         assert "exit codes: 0 done; 1 a check found the score at fault; 2" in out
+        assert "does that pay on your job?" in out, "what it is for, and where to begin"
 
 
 def test_report_writes_a_page_and_its_figures(tmp_path, capsys):
@@ -349,6 +350,93 @@ def test_a_score_that_leaves_the_program_is_at_fault(tmp_path, capsys, monkeypat
     assert main(["check", "leaving:made"]) == 1
     assert main(["check", "leaving:left"]) == 2
     assert re.fullmatch("puresift: the score raised SystemExit.*\n.*raised SystemExit: 0\n", capsys.readouterr().err)
+
+
+JOBS = """
+import torch
+import puresift as ps
+from torch.utils.data import DataLoader, IterableDataset
+
+class Rows(IterableDataset):
+    def __iter__(self): return iter(torch.rand(64, 4))
+
+net = torch.nn.Linear(4, 1)
+def loss(model, x): return (model(x)[:, 0] - x.sum(1)).square()
+def wrong(model, x): return loss(model, x) / 0 * 0
+loader = DataLoader(torch.rand(64, 4), 8)
+job = net, loss, loader, torch.optim.SGD(net.parameters(), 0.01)
+def made(): return {"model": net, "loss": loss, "loader": loader, "passes": 2, "seconds": 0.5}
+def raising(): return {}["model"]
+short = net, loss
+text = "job"
+partial = {"model": net, "loss": loss}
+unknown = {"model": net, "loss": loss, "loader": loader, "lodaer": loader}
+endless = net, loss, DataLoader(Rows(), 8)
+nothing = net, wrong, loader
+frozen = torch.nn.Linear(4, 1).eval(), loss, loader
+empty = net, loss, DataLoader(torch.rand(0, 4), 8, sampler=[])
+once = net, loss, iter([torch.rand(8, 4)])
+"""
+UNUSABLE = {
+    "none": "cannot be imported: .*no attribute 'none'",
+    "raising": r"raising\(\) raised KeyError: 'model'",
+    "short": r"must be or return \(model, loss, loader\) or .*, got tuple",
+    "text": r"must be or return .*, got str",
+    "partial": "gives no loader",
+    "unknown": "gives 'lodaer', which ps.advise does not take; it takes model, loss",
+    "endless": "the loader has no length, .*; pass steps=",
+    "nothing": "is NaN or infinite",
+    "frozen": "the model is in eval mode.*; call model.train",
+    "empty": "the loader is empty",
+    "once": "one-shot iterator.*; pass an iterable that starts anew",
+}
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jobs_to_advise.py").write_text(JOBS)
+    yield tmp_path / "jobs_to_advise.py"
+    sys.modules.pop("jobs_to_advise", None)
+    sys.modules.pop("puresift_script_jobs_to_advise", None)
+
+
+@pytest.mark.parametrize("target", ["jobs_to_advise.py:job", "jobs_to_advise:job", "jobs_to_advise.py:made"])
+def test_advise_takes_a_script_or_a_module(target, script, capsys):
+    path = list(sys.path)
+    assert main(["advise", target, "--passes", "3", "--seconds", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and sys.path == path
+    assert out.startswith("DO NOT SIFT, train for less time: 24 steps are few")
+    assert "each of 64 samples comes 3 times (passes=3)" in out
+    assert "itertools.islice(ps.epochs(loader, n=3), 15)" in out
+
+
+def test_a_loader_without_a_length_is_advised_once_its_steps_are_told(script, capsys):
+    assert main(["advise", f"{script}:endless", "--steps", "8", "--seconds", "1"]) == 0
+    assert "8 steps of 8 rows; samples have no ids" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_job_that_cannot_be_advised_is_one_line(name, script, capsys):
+    assert main(["advise", f"{script}:{name}", "--seconds", "1"]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and re.fullmatch(f"puresift: .*{UNUSABLE[name]}.*\n", err), err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train.py"], "write SCRIPT:NAME, such as train.py:job, got 'train.py'"),
+        (["no_such_script.py:job"], "no_such_script.py:job cannot be imported: FileNotFoundError: "),
+        (["jobs_to_advise.py:job", "--passes", "0"], r"passes must be in \(0, inf\), got 0"),
+        (["jobs_to_advise.py:job", "--steps", "0"], "steps must be a whole number >= 1, got 0"),
+        (["jobs_to_advise.py:job", "--seconds", "nan"], r"seconds must be in \(0, inf\), got nan"),
+    ],
+)
+def test_bad_settings_of_advise_are_one_line(arguments, words, script, capsys):
+    assert main(["advise", *arguments]) == 2
+    assert re.fullmatch(f"puresift: {words}.*\n", capsys.readouterr().err)
 
 
 def test_rules_by_name_are_where_they_were():

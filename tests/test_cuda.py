@@ -203,3 +203,15 @@ def test_a_compiled_stream_keeps_the_rows_of_a_plain_one_on_a_gpu(name):
 @pytest.mark.parametrize("name", launches.CASES)
 def test_a_step_is_captured_into_a_graph(name):
     assert launches.captured(launches.CASES[name], launches.rows("text", 64, 32, 0))
+
+
+def test_eight_bits_are_those_of_the_cpu():
+    """Whole numbers are summed exactly; what differs is the rest of the model."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(300, 300), torch.nn.ReLU(), torch.nn.Linear(300, 4))
+    batch = torch.randn(30, 300), torch.arange(30) % 4
+    loss = lambda model, batch: torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")  # noqa: E731
+    on_cpu = ps.int8(ps.batched(model, loss), anyway=True)(ps.live(model)(), batch)
+    model.cuda()
+    on_gpu = ps.int8(ps.batched(model, loss))(ps.live(model)(), tuple(leaf.cuda() for leaf in batch))
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=1e-3, atol=1e-3)

@@ -35,11 +35,15 @@ import puresift as ps
 from bench.measure import interleaved, ratio, save, spread
 from bench.speed.overhead import MINILM
 from puresift import trees
+from puresift.scores import integers
 from puresift.trials import peak, rank_correlation
 
 ROWS, WIDTH, VOCABULARY = 64, 32, 4000
 EVERY, KEEP, POOLS = 3, 0.5, 4  # of the remembered score: epochs a loss is good for, rows kept, pools in the dataset
-LIMIT = {"bf16": "bf16", "compiled": "compiled", "compiled bf16": "compiled bf16", "graphs bf16": "compiled bf16"}
+LIMIT = {
+    **{name: name for name in ("bf16", "compiled", "compiled bf16")},
+    **dict.fromkeys(("compiled int8", "graphs bf16"), "compiled bf16"),
+}
 TARGET = 0.97
 
 Loss = Callable[[Any, Any], Tensor]
@@ -136,6 +140,11 @@ def scores(subject: Subject, device: str) -> Iterator[tuple[str, Callable[[], An
         compiler(device)
         return ps.compiled(score, pad=subject.pad, **settings)
 
+    def eight() -> Any:
+        if not integers.multiplies(device, 0 if device == "cuda" else None):
+            raise RuntimeError("no 8-bit products on this machine")
+        return ps.int8(half())  # which refuses models without a wide layer
+
     def bucketed() -> Any:
         if not subject.pad:
             raise RuntimeError("rows are of one length")
@@ -147,6 +156,7 @@ def scores(subject: Subject, device: str) -> Iterator[tuple[str, Callable[[], An
     yield "bf16", half
     yield "compiled", lambda: built(ps.batched(model, loss))
     yield "compiled bf16", lambda: built(half())
+    yield "compiled int8", lambda: built(eight())
     if device == "cuda":
         yield "graphs bf16", lambda: built(half(), mode="reduce-overhead")
     yield "chunked", lambda: ps.chunked(ps.batched(model, loss), ROWS // 4)

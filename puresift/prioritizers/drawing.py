@@ -22,7 +22,15 @@ _HELD = 2**22  # ids, of 8 bytes, that are kept from draw to draw; more are made
 
 
 class Prioritizer(NamedTuple):
-    """A table of losses by sample id, a rule over it and a draw; every member is pure."""
+    """A table of losses by sample id, a rule over it and a draw; every member is pure.
+
+    Example:
+        >>> import puresift as ps
+        >>> drawer = ps.prioritizer(ps.importance(keep=0.5, floor=0.1), size=4, batch_size=2, every=2)
+        >>> state, ids, weights = drawer.draw(drawer.init(ps.key(0)))
+        >>> sorted(ids.flatten().tolist())  # nothing is known yet: each once
+        [0, 1, 2, 3]
+    """
 
     init: Callable[[Key], PrioritizerState]
     draw: Callable[[PrioritizerState], tuple[PrioritizerState, Tensor, Tensor]]  # -> (state, ids, weights)

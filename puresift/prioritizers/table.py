@@ -15,7 +15,15 @@ from puresift.types import Losses, Odds
 
 
 class PrioritizerState(NamedTuple):
-    """All that the next draw needs. N samples, E batches in a draw, B rows in a batch."""
+    """All that the next draw needs. N samples, E batches in a draw, B rows in a batch.
+
+    Example:
+        >>> import puresift as ps
+        >>> drawer = ps.prioritizer(ps.importance(keep=0.5), size=4, batch_size=2, every=2)
+        >>> state = drawer.init(ps.key(0))
+        >>> state.losses, state.ids.shape
+        (tensor([nan, nan, nan, nan]), torch.Size([2, 2]))
+    """
 
     losses: Tensor  # Float[N], the loss of each sample when it was last trained on; NaN where unknown
     rule: Any

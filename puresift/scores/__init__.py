@@ -3,6 +3,7 @@
 from puresift.scores.cheap import autocast, chunked, truncated
 from puresift.scores.combining import difference, rank_mix, reducible, total
 from puresift.scores.compiling import compiled
+from puresift.scores.integers import int8
 from puresift.scores.logits import el2n, entropy, head_grad_norm, margin
 from puresift.scores.losses import batched, grad_norm, per_sample
 from puresift.scores.model import live
@@ -20,6 +21,7 @@ __all__ = [
     "entropy",
     "grad_norm",
     "head_grad_norm",
+    "int8",
     "live",
     "margin",
     "per_sample",

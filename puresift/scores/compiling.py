@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import types
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +13,11 @@ from torch import Tensor
 from puresift import settings, trees
 from puresift.scores.guarding import asked, watched
 from puresift.scores.model import Scored, Twin, given
+from puresift.scores.parts import parts
 from puresift.scores.sharding import Sharded
 from puresift.types import Batch, Losses, Pad, Params, ScoreFn
 
 _GRAPHS = ("reduce-overhead", "max-autotune")  # the modes that record CUDA graphs, one for each shape
-_MAKERS = [f"puresift.scores.{name}" for name in ("cheap", "combining", "compiling", "logits", "losses")]  # of scores
 _FRAMES = 64  # recompile limit per score; torch's own is 8, after which it silently runs uncompiled
 
 
@@ -128,41 +126,12 @@ def limits() -> dict[str, Any]:
 
 
 def _twins(score: Any) -> list[Twin]:
-    """The copies of models that a score runs, found in what its functions hold and call."""
-    found: list[Twin] = []
-    waiting, seen = [score], set()
-    while waiting:
-        part = waiting.pop()
-        if id(part) in seen:
-            continue
-        seen.add(id(part))
-        if isinstance(part, Scored):
-            part = part.image
-        if isinstance(part, Twin):
-            found.append(part)
-        elif isinstance(part, Sharded):
+    """The copies of models that a score runs."""
+    found = [part.image if isinstance(part, Scored) else part for part in parts(score)]
+    for part in found:
+        if isinstance(part, Sharded):
             part.compiled()
-        waiting += _held(part)
-    return found
-
-
-def _held(part: Any) -> list[Any]:
-    """What a callable or a list of them holds: where it may find a score."""
-    if isinstance(part, types.FunctionType):
-        empty = types.CellType()
-        cells = [cell.cell_contents for cell in part.__closure__ or () if cell != empty]
-        named = [part.__globals__.get(name) for name in part.__code__.co_names]
-        ours = {part.__module__, *_MAKERS}  # to look into all that is named would lead through torch
-        return cells + [value for value in named if getattr(value, "__module__", None) in ours]
-    if isinstance(part, types.MethodType):
-        return [part.__self__, part.__func__, *getattr(part.__self__, "__dict__", {}).values()]
-    if isinstance(part, partial):
-        return [part.func, *part.args, *part.keywords.values()]
-    if isinstance(part, tuple | list):
-        return [*part] if len(part) < _FRAMES else []
-    if callable(part) and not isinstance(part, (torch.nn.Module, type)):
-        return [*getattr(part, "__dict__", {}).values()]
-    return []
+    return list({id(part): part for part in found if isinstance(part, Twin)}.values())
 
 
 def _widened(batch: Batch, pads: Mapping[str, Pad], rung: Callable[[int], int]) -> Batch:

@@ -80,6 +80,9 @@ def choices() -> Iterator[Row]:
     yield "a log that is none", lambda: ps.Meter({}), "log must be a callable"
     yield "compare nothing", lambda: ps.compare({}, POOL), "pass at least one rule"
     yield "fastest of nothing", lambda: ps.fastest({}, {}, POOL), "fastest needs at least one score"
+    yield "fastest in no time", lambda: ps.fastest({"a": plain}, {}, POOL, step=0.0), "step must be in (0, inf)"
+    yield "8 bits of a memory", lambda: ps.int8(ps.recalled(9)), "int8 rounds a plain score"
+    yield "8 bits of no width", lambda: ps.int8(plain, least=0), "least must be a whole number >= 1"
 
 
 def wrapped() -> Iterator[Row]:
