@@ -12,6 +12,8 @@ from models import bert, data, ranks
 from models.options import Options
 from puresift.distributed import place
 
+WINDOW = 2  # batches that are sorted by length once more: rows that are kept come from several pools
+
 
 class Job(NamedTuple):
     """Data and settings that all arms share."""
@@ -25,6 +27,7 @@ class Job(NamedTuple):
     glance: list[dict[str, Tensor]]
     test: list[dict[str, Tensor]]
     mark: str = ""  # of these options and data, by which a checkpoint is told from another run's
+    turns: dict[str, Any] | None = None  # what a sifted pass costs, as measured in turns
 
 
 class Step(NamedTuple):
@@ -92,8 +95,10 @@ def adamw(model: nn.Module, o: Options) -> torch.optim.Optimizer:
     return torch.optim.AdamW(model.parameters(), o.lr)
 
 
-def loader(job: Job) -> Any:
-    return data.loader(job.train, job.options.batch_size, seed=job.options.seed, share=place())
+def loader(job: Job, alike: bool | None = None) -> Any:
+    """The pools of an epoch; `alike` in place of the option that sorts them by length."""
+    o = job.options
+    return data.loader(job.train, o.batch_size, seed=o.seed, share=place(), alike=o.bucket if alike is None else alike)
 
 
 def rows(job: Job) -> int:
@@ -102,8 +107,10 @@ def rows(job: Job) -> int:
 
 
 def scorer(job: Job, model: nn.Module, dtype: str) -> Any:
-    """The loss in its own precision, in pieces sorted by length: half of a random pool is padding."""
+    """The loss in its own precision, of the first tokens or in pieces of like length: pools are mostly padding."""
     score = ps.autocast(ps.batched(model, bert.loss), getattr(torch, dtype))
+    if job.options.score_tokens:
+        return ps.truncated(score, job.options.score_tokens, pad=pads(job))
     return ps.chunked(score, max(rows(job) // 2, 1), length=length, pad=pads(job))
 
 
@@ -116,6 +123,7 @@ def compose(job: Job, score: Any) -> tuple[ps.Sifter, ps.Governor | None]:
     columns = {"id": lambda batch: batch["id"], "label": lambda batch: batch["labels"]}
     shape: Any = {"batch_size": rows(job), "pad": pads(job), "length": length, "columns": columns}
     shape |= {"ranks": "global"} if place()[1] > 1 else {}
+    shape |= {"bucket": length, "window": WINDOW} if o.bucket else {}
     if score is None:
         return ps.sifter(None, ps.uniform(keep=o.keep), **shape), None
     if o.sift == "auto":

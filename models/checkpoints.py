@@ -150,4 +150,7 @@ def mark(o: Options, facts: dict[str, Any]) -> str:
     """What decides about the weights, in a few digits."""
     free = {"data", "device", "threads", "save_every", "compare"}
     content = {name: value for name, value in asdict(o).items() if name not in free} | {"rows": facts["checksum"]}
+    for later in ("score_tokens", "bucket"):  # switched off, a run is what it was before there were any
+        if not content[later]:
+            del content[later]
     return f"{zlib.crc32(json.dumps(content, sort_keys=True).encode()):08x}"

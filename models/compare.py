@@ -3,7 +3,7 @@
 import copy
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import puresift as ps
-from models import arms, files, ranks
+from models import arms, files, orders, ranks
 from models.runs import Stop, Tally
 from puresift.distributed import place
+from puresift.report import figures
 from puresift.types import Batch, Losses, Params, ScoreFn
 
 POOLS = 8  # per block
@@ -75,11 +76,13 @@ def interleaved(
     loader: Callable[[], Iterable[Batch]],
     key: Tensor,
     stop: Stop,
+    count: int = POOLS,
 ) -> Turns:
     """Time plain and sifted training in turns, on throwaway copies of the model, over the same pools.
 
     Two runs one after another differ by other load on the machine; two blocks of about a second hardly do. A
     sifted block ends with a batch, not with a pool, so that it holds whole steps; the plain one then reads as many.
+    Where pools are sorted by length, a block of `count` holds both short and long ones.
     """
     device = next(model.parameters()).device
     tally, some = Tally(), ps.peek(loader())
@@ -93,7 +96,7 @@ def interleaved(
     def sifted_block() -> tuple[float, int]:
         nonlocal read
         began, before = clock(device), read
-        while read - before < POOLS:
+        while read - before < count:
             batch, weights, state, _ = next(stream)
             start = clock(device)
             update(sifted, sifted_optimizer, batch, weights)
@@ -111,8 +114,8 @@ def interleaved(
     ratios: list[float] = []
     spent = 0.0
     while not stop.heard() and len(ratios) <= MOST and (len(ratios) <= LEAST or spent < SECONDS):
-        ours_seconds, count = sifted_block()
-        ours_seconds, plain_seconds = ranks.same((ours_seconds, plain_block(count)))  # one clock for all ranks
+        ours_seconds, reads = sifted_block()
+        ours_seconds, plain_seconds = ranks.same((ours_seconds, plain_block(reads)))  # one clock for all ranks
         ratios.append(ours_seconds / plain_seconds)
         spent += ours_seconds + plain_seconds
     ratios = ratios[1:] or ratios  # the first turn includes warm-up
@@ -137,7 +140,7 @@ def measure(job: arms.Job, stop: Stop) -> dict[str, Any]:
     if not o.compare:
         return {"score": score, "interleaved": None}
     if place()[0] == 0:
-        print(f"scoring in {score['dtype']}; measuring what a sifted pass costs", file=sys.stderr)
+        print(f"scoring in {score['dtype']}; measuring what a pass costs, sifted and not: a minute", file=sys.stderr)
     torch.manual_seed(o.seed)
     turns = interleaved(
         model,
@@ -147,14 +150,19 @@ def measure(job: arms.Job, stop: Stop) -> dict[str, Any]:
         partial(arms.loader, job),
         ps.key(o.seed),
         stop,
+        orders.WINDOW if o.bucket else POOLS,
     )
     return {"score": score, "interleaved": ranks.same(turns._asdict())}
 
 
-def sifted_cost(measured: dict[str, Any], sifted: dict[str, Any]) -> float:
-    """The sifted arm's cost in plain passes: scoring as measured in turns, training as counted."""
-    scoring: float = measured["interleaved"]["cost"] - measured["interleaved"]["keep"]
-    return scoring * float(sifted["scored"]) / float(sifted["seen"]) + float(sifted["keep"])
+def cost(arm: Mapping[str, Any], turns: Mapping[str, Any] | None) -> float:
+    """What a sample that an arm has seen costs, in those that plain training sees; a report shows the same number.
+
+    Scoring as measured in turns, where it was, and training as counted; else phi times the share scored, plus k.
+    """
+    if turns is None or not arm["scored"]:
+        return float(arm["predicted_cost"])
+    return float((turns["cost"] - turns["keep"]) * arm["scored"] / arm["seen"] + arm["keep"])
 
 
 def read_summary(path: Path) -> dict[str, Any] | None:
@@ -166,11 +174,16 @@ def read_summary(path: Path) -> dict[str, Any] | None:
     return summary
 
 
-def add_costs(known: dict[str, dict[str, Any]]) -> None:
-    """Add to each arm its time per candidate, in units of the plain arm's."""
+def add_costs(known: dict[str, dict[str, Any]], turns: Mapping[str, Any] | None) -> None:
+    """Add to each arm what a sample costs, what the arm takes in plain runs, and its pace by the clock.
+
+    The clock is told and no more: arms run one after another, and what else the machine does is in it.
+    """
     pace = {name: arm["seconds"] / arm["seen"] for name, arm in known.items()}
     for name, arm in known.items():
-        arm["cost"] = pace[name] / pace["plain"] if "plain" in pace else None
+        arm["cost"] = cost(arm, turns)
+        arm["time"] = arm["cost"] * arm["seen"] / known["plain"]["seen"] if "plain" in pace else None
+        arm["clock"] = pace[name] / pace["plain"] if "plain" in pace else None
 
 
 def summarize(job: arms.Job, tally: Tally, accuracy: float, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -188,6 +201,6 @@ def summarize(job: arms.Job, tally: Tally, accuracy: float, optimizer: torch.opt
         "trained": tally.trained,
         "phi": tally.phi,
         "keep": keep,
-        "predicted_cost": (tally.phi or 0.0) * tally.scored / seen + keep,
+        "predicted_cost": figures.cost(seen, tally.trained, tally.scored, tally.phi or 0.0),
         "lr": optimizer.param_groups[0]["lr"],
     }

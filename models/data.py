@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from models.orders import Alike, Shares
 from models.reviews import Corpus, Row, embedded
 
 TEXT = ("sentence", "text")
@@ -158,29 +159,6 @@ def collate(rows: list[dict[str, Any]], *, pad_id: int = 0) -> dict[str, Tensor]
     }
 
 
-class Shares(Sampler[list[int]]):
-    """The places of one rank's rows of every pool: the pools of a single process, each cut into a piece a rank.
-
-    So what is in a pool, and where in it, does not hang on the number of ranks.
-    """
-
-    def __init__(self, order: DistributedSampler[Any], batch_size: int, rank: int, ranks: int) -> None:
-        self.sampler, self.batch_size, self.rank, self.ranks = order, batch_size, rank, ranks
-
-    def __len__(self) -> int:
-        return -(-len(self.sampler) // self.batch_size)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.sampler.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = list(self.sampler)
-        for start in range(0, len(order), self.batch_size):
-            pool = order[start : start + self.batch_size]
-            first, end = (len(pool) * number // self.ranks for number in (self.rank, self.rank + 1))
-            yield pool[first:end]
-
-
 def loader(
     dataset: Sentences,
     batch_size: int,
@@ -189,6 +167,7 @@ def loader(
     shuffle: bool = True,
     drop_last: bool = False,
     share: tuple[int, int] = (0, 1),
+    alike: bool = False,
 ) -> DataLoader[dict[str, Any]]:
     """A DataLoader whose order is a function of (seed, epoch): call `loader.sampler.set_epoch(epoch)` before each pass.
 
@@ -197,8 +176,10 @@ def loader(
 
     Args:
         share: (rank, ranks); with more than one rank, this one's rows of pools of `batch_size`, the last one included.
+        alike: whether the rows of a pool are of about one length; pools then hardly hold padding.
     """
-    order: DistributedSampler[Any] = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=shuffle, seed=seed)
+    order: Any = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=shuffle, seed=seed)
+    order = Alike(order, list(map(len, dataset.tokens)), batch_size) if alike else order
     several = share[1] > 1
     pools: dict[str, Any] = {"batch_size": batch_size, "sampler": order, "drop_last": drop_last}
     return DataLoader(

@@ -67,16 +67,19 @@ class Log:
         tally = self.tally
         self._progress.update(tally, info.mask.float().mean().item() if info is not None and len(info.mask) else None)
         if info is not None:
+            if tally.phi is not None:  # of the whole arm, as in its summary; a governor's is of the last pools
+                info = info._replace(extra={name: part for name, part in info.extra.items() if name != "phi"})
             self._recorder.write(info, tally.pool, seconds=tally.seconds, phi=tally.phi)
 
-    def write(self, optimizer: torch.optim.Optimizer, accuracy: float | None) -> None:
-        """A line of metrics, and of an evaluation where there was one."""
+    def write(self, optimizer: torch.optim.Optimizer, accuracy: float | None, cost: float | None = None) -> None:
+        """A line of metrics, and of an evaluation where there was one; `cost` of a sample seen, if it was measured."""
         line = self.tally.line(optimizer.param_groups[0]["lr"]) | {"accuracy": accuracy}
         if not self._writes:
             return
         self._metrics.write(line)
         if accuracy is not None:
-            self._recorder.evaluate(self.tally.pool, seconds=self.tally.seconds, accuracy=accuracy)
+            told = {"accuracy": accuracy} | ({} if cost is None else {"measured_cost": cost})
+            self._recorder.evaluate(self.tally.pool, seconds=self.tally.seconds, **told)
             self._progress.say(line)
 
     def save(

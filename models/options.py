@@ -17,10 +17,12 @@ from puresift.distributed import place
 RATES = {"small": 5e-4, "minilm": 5e-5}  # from scratch; pretrained weights need less
 PRETRAINED_RATE = 3e-5
 KEEP = 0.5
+TOKENS = {"small": 16}  # that auto scores a sentence by, as in the tables of bench.quality
+PRETRAINED_TOKENS = 24
 # Options that each rule would silently ignore.
 IDLE = {
-    "none": ("keep", "beta", "history", "delay", "gate", "score_dtype"),
-    "uniform": ("history", "delay", "gate", "score_dtype"),
+    "none": ("keep", "beta", "history", "delay", "gate", "score_dtype", "score_tokens"),
+    "uniform": ("history", "delay", "gate", "score_dtype", "score_tokens"),
     "top": ("history", "gate"),
     "relative": (),
     "auto": ("delay", "gate"),  # its governor decides when to begin
@@ -39,6 +41,8 @@ class Options:
     delay: int = 0
     gate: bool = True  # of relative alone
     score_dtype: str = "auto"
+    score_tokens: int = 0  # 0: all
+    bucket: bool = False
     train_dtype: str = "float32"
     epochs: int = 3
     batch_size: int = 64
@@ -67,7 +71,8 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     p = Parser(
         "python -m models.train",
-        description="Fine-tune a BERT on film reviews, training only on the sentences that still teach it something.",
+        description="Fine-tune a BERT on film reviews, training only on the sentences that still teach it something. "
+        "Without options: four arms on generated reviews, a verdict and a table, in some minutes.",
         argument_default=argparse.SUPPRESS,  # so that what was given can be told from what was not
     )
     add = p.add_argument
@@ -83,11 +88,16 @@ def parser() -> Parser:
         help="relative keeps everything while the model still guesses (default: --gate); see ps.gate")  # fmt: skip
     add("--score-dtype", choices=["auto", "float32", "bfloat16", "float16"],
         help="auto (default) takes the faster of float32 and bfloat16, measured on the first batch")  # fmt: skip
+    add("--score-tokens", type=whole(0), metavar="N", help="score a sentence by its first N tokens, 0: by all "
+        "(default: with auto 16 for small, 24 for others; else 0)")  # fmt: skip
+    add("--bucket", action=argparse.BooleanOptionalAction,
+        help="batches of like length, with little padding, in every arm (default: with auto)")  # fmt: skip
     add("--train-dtype", choices=["float32", "bfloat16"], help="bfloat16 trains under autocast (default: float32)")
     add("--epochs", type=whole(1), help=f"passes over the candidates (default: {Options.epochs})")
     add("--batch-size", type=whole(1), help="rows of a step, and of a pool of candidates, on all ranks together "
         "(default: 64)")  # fmt: skip
-    add("--lr", type=float, help=f"peak rate (default: {RATES['small']} for small, else {PRETRAINED_RATE})")
+    add("--lr", type=float, help=f"peak rate (default: {RATES['small']} for small, {RATES['minilm']} for minilm, else "
+        f"{PRETRAINED_RATE})")  # fmt: skip
     add("--max-length", type=whole(3), help="longest sentence in tokens (default: 64)")
     add("--limit", type=whole(2), help="use only the first so many training sentences")
     add("--seed", type=whole(0, 2**64 - 1), help="of data, weights, order, draws and dropout (default: 0)")
@@ -128,7 +138,10 @@ def parse(argv: list[str] | None) -> tuple[Options, Path, bool]:
     if place()[1] > 1:
         given.setdefault("sift", "relative")
     compare = given.setdefault("compare", not sifts and given.get("data") is None)
-    given.setdefault("lr", RATES.get(given.get("model", "small"), PRETRAINED_RATE))
+    model = given.get("model", Options.model)
+    given.setdefault("lr", RATES.get(model, PRETRAINED_RATE))
+    if given.get("sift", Options.sift) == "auto":
+        given = {"bucket": place()[1] == 1, "score_tokens": TOKENS.get(model, PRETRAINED_TOKENS)} | given
     given = resolve({"device": "auto"} | given)
     options = Options(**{"threads": torch.get_num_threads()} | given)
     if compare and options.sift in ("none", "uniform"):
@@ -151,7 +164,7 @@ def resolve(given: dict[str, Any]) -> dict[str, Any]:
     given = dict(given)
     sift = given.get("sift", "relative")
     for name in IDLE[sift]:
-        if name in given and not (name == "delay" and given[name] == 0):
+        if name in given and not (name in ("delay", "score_tokens") and given[name] == 0):
             raise ValueError(f"--{name.replace('_', '-')} does nothing with --sift {sift}: leave it out")
     if "beta" in given:
         beta = given.pop("beta")
@@ -187,7 +200,7 @@ def agreed(folder: Path, given: dict[str, Any]) -> Options:
     config = files.read_json(folder / "config.json")
     if config is None or not files.saved(folder):
         raise ValueError(f"--resume: no checkpoint in {folder}: check --out, or start the run without --resume")
-    config.setdefault("gate", False)  # runs of earlier versions had none
+    config = {"gate": False, "score_tokens": 0, "bucket": False} | config  # runs of earlier versions had none
     for f in fields(Options):
         if f.name not in config:
             raise ValueError(f"{folder}/config.json has no entry {f.name!r}: another version wrote it; start again")
@@ -215,6 +228,10 @@ def shared(options: Options) -> Options:
         raise ValueError(
             f"--sift auto follows the clock of one process, and there are {world} ranks: choose relative, or go on "
             "with one"
+        )
+    if options.bucket:
+        raise ValueError(
+            f"--bucket sorts the rows of one process, and there are {world} ranks: leave it out, or go on with one"
         )
     if options.batch_size % world:
         raise ValueError(

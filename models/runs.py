@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from models.files import read_json, replace, write_json
 from puresift.distributed import place
 
 __all__ = ["Metrics", "Progress", "Stop", "Tally", "load", "read_json", "replace", "stopping", "write_json"]
+
+APART = 30.0  # seconds between two lines of progress where there is no terminal
 
 
 @dataclass
@@ -163,12 +166,16 @@ def stopping() -> Iterator[Stop]:
 
 
 class Progress:
-    """A progress bar on a terminal; elsewhere a line from time to time."""
+    """One line that stays in place on a terminal; elsewhere a line now and then, and one at the end of an arm."""
 
     def __init__(self, name: str, total: int, done: int):
         self.name, self.total = name, total
         self.accuracy: float | None = None
-        self.bar = tqdm(desc=f"{name:>9}", total=total, initial=done, unit="pool") if sys.stderr.isatty() else None
+        self.said = time.monotonic()
+        self.bar: Any = None
+        if sys.stderr.isatty():
+            shape: dict[str, Any] = {"leave": False, "dynamic_ncols": True}  # a line that wraps would not stay
+            self.bar = tqdm(desc=f"{name:>9}", total=total, initial=done, unit="pool", **shape)
 
     def update(self, tally: Tally, keep: float | None) -> None:
         if self.bar is None:
@@ -181,12 +188,15 @@ class Progress:
 
     def say(self, line: Mapping[str, Any]) -> None:
         self.accuracy = line["accuracy"]
+        now = time.monotonic()
+        if self.bar is not None or (line["pool"] < self.total and now - self.said < APART):
+            return
+        self.said = now
         shown = {name: line[name] for name in ("accuracy", "loss", "keep", "phi") if line[name] is not None}
         text = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
-        if self.bar is None:
-            left = line["seconds"] / line["pool"] * (self.total - line["pool"]) if line["pool"] else math.nan
-            more = f"  {left:.0f} s left" if left > 0 else ""
-            print(f"{self.name:>9}  pool {line['pool']}/{self.total}  {text}{more}", file=sys.stderr, flush=True)
+        left = line["seconds"] / line["pool"] * (self.total - line["pool"]) if line["pool"] else math.nan
+        more = f"  {left:.0f} s left" if left > 0 else ""
+        print(f"{self.name:>9}  pool {line['pool']}/{self.total}  {text}{more}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         if self.bar is not None:

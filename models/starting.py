@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models import bert, compare, data, files, ranks, runs
+from models import bert, compare, data, files, ranks, runs, savings
 from models.arms import Job
 from models.options import Options
 from puresift.distributed import place
@@ -65,12 +65,14 @@ def opened(job: Job, corpus: data.Corpus, resume: bool) -> dict[str, Any]:
 
 def measured(job: Job, resume: bool, stop: runs.Stop) -> dict[str, Any] | None:
     """What scoring and sifting cost here, measured once a run; None when told to stop meanwhile."""
-    path, again = job.folder / "costs.json", "remove it, and it is measured again"
+    o, path, again = job.options, job.folder / "costs.json", "remove it, and it is measured again"
     found: dict[str, Any] | None = None
     if resume:
         found = ranks.first(partial(files.read_json, path, "score", "interleaved", cure=again))
     if found is None:
         found = compare.measure(job, stop)
+        if o.compare and place()[1] == 1 and not stop.heard():
+            found["loops"] = savings.measure(job, stop)
         if stop.heard():
             return None
         costs = found

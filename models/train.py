@@ -1,6 +1,6 @@
 """Fine-tune a BERT on film reviews, training only on the sentences that still teach it something.
 
-    python -m models.train                      four arms on generated reviews, one table; minutes on two cores
+    python -m models.train                      four arms on generated reviews, a verdict and a table; minutes
     python -m models.train --data reviews.tsv --model minilm --keep 0.25
     python -m models.train --resume --out runs/small-20250101-120000
     torchrun --nproc-per-node 2 -m models.train    the same on two ranks, which decide as one
@@ -108,7 +108,7 @@ def train(job: Job, arm: str, budget: int, score_dtype: str | None, stop: runs.S
     accuracy = ranks.evaluate(model, job.test)
     tally.eval_seconds += laps.lap()
     summary = ranks.same(compare.summarize(job, tally, accuracy, optimizer))
-    log.write(optimizer, accuracy)
+    log.write(optimizer, accuracy, compare.cost(summary, job.turns) if job.turns else None)
     log.close()
     ranks.first(lambda: runs.write_json(folder / "summary.json", summary))
     return summary
@@ -183,6 +183,7 @@ def arms_of(job: Job, corpus: data.Corpus, resume: bool, stop: runs.Stop) -> int
         say("train: stopped before training began; start again")
         return 128 + stop.agreed
     dtype = measured["score"]["dtype"] if measured["score"] else None
+    job = job._replace(turns=measured["interleaved"])
 
     total = o.epochs * len(arms.loader(job))
     single = {"none": "plain", "uniform": "random"}.get(o.sift, "sifted")
@@ -190,7 +191,7 @@ def arms_of(job: Job, corpus: data.Corpus, resume: bool, stop: runs.Stop) -> int
     for arm in ("plain", "sifted", "random", "shortened") if o.compare else (single,):
         budget = total
         if arm == "shortened":
-            budget = min(max(round(total * compare.sifted_cost(measured, known["sifted"])), 1), total)
+            budget = min(max(round(total * compare.cost(known["sifted"], job.turns)), 1), total)
         done = ranks.first(partial(compare.read_summary, folder / arm / "summary.json"))
         done = done or train(job, arm, budget, dtype if arm == "sifted" else None, stop)
         if done is not None:
@@ -201,7 +202,7 @@ def arms_of(job: Job, corpus: data.Corpus, resume: bool, stop: runs.Stop) -> int
             return 128 + stop.agreed
 
     known = {name: known[name] for name in ORDER if name in known}
-    compare.add_costs(known)
+    compare.add_costs(known, job.turns)
     ranks.first(lambda: report.tell(folder, o, facts, known, measured, corpus.synthetic))
     return 0
 

@@ -34,7 +34,8 @@ class Recorder:
         pools       pool (read so far), seconds; since the last such line: seen, kept, planned, scored (rows), loss,
                     kept_loss, kept_low (a tenth of the kept losses lies below), kept_median, seen_median, nonfinite;
                     phi; sifting (a 0 or 1 for each pool)
-        evaluation  pool, seconds, and any numbers by name, such as accuracy (a share in [0, 1])
+        evaluation  pool, seconds, and any numbers by name, such as accuracy (a share in [0, 1]); measured_cost is no
+                    metric, but what a sample seen costs in samples trained on, where the loop has timed it
         losses      edges (ascending), seen, kept (a count for each bin); of the whole run, the last line counts
         class       label, seen, kept (rows, of the whole run)
         sample      rank ("most" or "least"), id, seen, kept (times), loss (the mean), label, text, image (a data URI,

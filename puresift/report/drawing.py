@@ -12,7 +12,9 @@ from puresift.errors import SiftError
 
 COLOURS = ("#1f6fb4", "#d98a1f", "#3a8f5c", "#a0478f", "#b5493b", "#4d4d4d")
 GREY = "#b8b8b8"
-SIZE = (5.0, 3.4)  # inches: small, so that letters stay legible on a narrow screen
+WIDTH = 4.4  # inches: small, so that letters stay legible on a narrow screen
+SIZE = (WIDTH, 3.1)
+_BESIDE = 24  # letters of labels of which two have room in one line
 _STYLES = ("-", "--", ":", "-.")
 
 
@@ -61,7 +63,7 @@ def legend(figure: Any, axes: Any) -> None:
             handles,
             labels,
             loc="outside upper left",
-            ncols=2,
+            ncols=2 if max(map(len, labels)) <= _BESIDE else 1,
             frameon=False,
             fontsize=9,
             borderaxespad=0.2,

@@ -12,6 +12,7 @@ from puresift.report.single import SINGLE, classes, losses, threshold
 __all__ = [
     "SINGLE",
     "classes",
+    "cost",
     "decisions",
     "evaluations",
     "governed",
@@ -32,7 +33,7 @@ def metric(runs: Sequence[Run]) -> str | None:
 
 def measured(line: Line) -> dict[str, float]:
     """The metrics of an evaluation, by name."""
-    own = ("kind", "pool", "seconds")
+    own = ("kind", "pool", "seconds", "measured_cost")
     return {k: v for k, v in line.items() if k not in own and drawable(v)}
 
 
@@ -78,7 +79,7 @@ def kept(runs: Sequence[Run]) -> Figure | None:
         return None
     phis = {at: [line for line in lines if line.get("phi") is not None] for at, lines in told.items()}
     both = any(phis.values())
-    figure, axes = drawing.panel(rows=2 if both else 1, size=(5.0, 4.6) if both else drawing.SIZE)
+    figure, axes = drawing.panel(rows=2 if both else 1, size=(drawing.WIDTH, 4.3) if both else drawing.SIZE)
     upper, lower = axes if both else (axes, axes)
     scale, seconds = drawing.clock([line["seconds"] for lines in told.values() for line in lines])
     words = []
@@ -111,7 +112,7 @@ def governed(runs: Sequence[Run]) -> Figure | None:
     known = [(at, name, made) for at, name, made in known if made]
     if not known:
         return None
-    figure, axes = drawing.panel(size=(5.0, 1.3 + 0.55 * len(known)))
+    figure, axes = drawing.panel(size=(drawing.WIDTH, 1.3 + 0.55 * len(known)))
     words = []
     for row, (at, name, made) in enumerate(known):
         axes.broken_barh(
@@ -147,3 +148,8 @@ def share(lines: Sequence[Line], part: str, whole: str) -> float:
     """The sum of one count as a percentage of another's; NaN if that is 0."""
     total = sum(line.get(whole) or 0 for line in lines)
     return 100 * sum(line.get(part) or 0 for line in lines) / total if total else float("nan")
+
+
+def cost(seen: float, kept: float, scored: float, phi: float) -> float:
+    """What a sample seen costs, in samples trained on: phi times the share scored, plus the share kept."""
+    return phi * scored / seen + kept / seen

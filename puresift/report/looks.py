@@ -18,8 +18,12 @@ p { margin: .5rem 0; max-width: 44rem }
 .soft, .none, th, .facts { color: var(--soft) }
 figcaption { font-weight: 500; margin-bottom: .35rem; overflow-wrap: anywhere }
 .none { font-style: italic }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1.5rem 2rem }
-.figure { margin: 0; max-width: 34rem; min-width: 0 }
+.summary { font-size: 1.1rem; overflow-wrap: anywhere }
+details { margin-top: 3rem; padding-top: .75rem; border-top: 1px solid var(--line); color: var(--soft) }
+summary { cursor: pointer }
+.lack { display: flex; flex-wrap: wrap; gap: 0 .6rem; align-items: baseline }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.5rem 2rem }
+.figure { margin: 0; max-width: 31rem; min-width: 0 }
 .figure img { display: block; width: 100%; height: auto }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { text-align: right; padding: .4rem .6rem; border-bottom: 1px solid var(--line); overflow-wrap: anywhere }
@@ -42,6 +46,7 @@ dt { color: var(--soft) } dd { margin: 0 }
   .runs tr { padding: .6rem 0; border-bottom: 1px solid var(--line) }
   .runs td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem 0 }
   .runs td::before { content: attr(data-name); color: var(--soft) }
+  .runs td.unknown { display: none }
   .runs td:first-child { font-weight: 600 } .runs td:first-child::before { content: none }
 }
 @media print { h2 { break-after: avoid } .figure, .samples li { break-inside: avoid } }

@@ -8,37 +8,51 @@ from html import escape
 from puresift.report import figures
 from puresift.report.drawing import Figure
 from puresift.report.looks import CSS
+from puresift.report.numbers import numbers, result, sentence, shown
 from puresift.report.reading import Line, Run
 
 Drawn = dict[str, list[Figure | None]]  # by section; one entry per run, or one for all runs
 _LONGEST = 400  # letters of a sample
 
+_UNKNOWN = ' class="unknown"'  # not shown where there is little room
+
 _WHY = {
     "losses": "where nothing was scored",
     "threshold": "where nothing was scored",
-    "classes": "where the sifter declared no column &quot;label&quot;",
+    "classes": 'where the sifter declared no column "label"',
 }
+_SHARED = {  # figures of all runs together, and what to say where there is none
+    "evaluations": "accuracy over time; no run recorded an evaluation",
+    "kept": "kept fraction and phi; no run recorded pools that it sifted",
+    "governor": "decisions of the governor; no run had one",
+}
+_ALONE = {"losses": "losses", "threshold": "what it takes to be kept", "classes": "class mix"}
 _WORDS = {
     "kept": "Seen and chosen to train on; in per cent of the samples seen.",
     "phi": "Time to score a sample over time to train on one.",
-    "cost": "The time a sample seen costs, in samples trained on: phi times the share scored, plus the share kept. "
-    "Sifting saves time while this is below 1; the run to beat is plain training with its schedule shortened to the "
-    "same cost.",
+    "cost": "The time a sample seen costs, in samples trained on: as the loop has measured it, else phi times the "
+    "share scored, plus the share kept. Sifting saves time while this is below 1; the run to beat is plain training "
+    "with its schedule shortened to the same cost.",
 }
 
 
 def page(runs: list[Run], drawn: Drawn) -> str:
     """The whole page."""
     names = ", ".join(f"<bdi>{text(run.name)}</bdi>" for run in runs)
+    summary = "".join(
+        f"<strong><bdi>{text(piece)}</bdi></strong>" if name else text(piece) for piece, name in sentence(runs)
+    )
     body = [
         "<h1>What sifting did</h1>",
         f'<p class="soft">{"Run" if len(runs) == 1 else f"{len(runs)} runs"}: {names}</p>',
+        f'<p class="summary">{summary.strip()}</p>',
         _section("Runs", _table(runs) + _facts(runs)),
-        _section("Over time", _shared(drawn)),
-        _section("Losses", _each(runs, drawn, {"losses": "losses", "threshold": "what it takes to be kept"})),
-        _section("Class mix", _each(runs, drawn, {"classes": "class mix"})),
+        _section("Over time", _grid(_known(drawn, tuple(_SHARED)))),
+        _section("Losses", _grid(_known(drawn, ("losses", "threshold")))),
+        _section("Class mix", _grid(_known(drawn, ("classes",)))),
         _section("Most and least kept samples", "".join(_samples(run) for run in runs)),
         _section("Words", "<dl>" + "".join(f"<dt>{a}</dt><dd>{b}</dd>" for a, b in _WORDS.items()) + "</dl>"),
+        _left_out(runs, drawn),
     ]
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return (
@@ -57,13 +71,9 @@ def text(value: object, longest: int = _LONGEST) -> str:
     return escape("".join(c if c in "\n\t" or (ord(c) >= 32 and not 127 <= ord(c) < 160) else "�" for c in letters))
 
 
-def number(value: float | None, digits: int = 0, unit: str = "") -> str:
-    """With thousands separators; a dash if unknown."""
-    return "-" if value is None or value != value else f"{value:,.{digits}f}{unit}"
-
-
 def _section(title: str, content: str) -> str:
-    return f"<section>\n<h2>{title}</h2>\n{content}\n</section>"
+    """A part of the page, if there is anything in it."""
+    return content and f"<section>\n<h2>{title}</h2>\n{content}\n</section>"
 
 
 def _table(runs: list[Run]) -> str:
@@ -72,7 +82,7 @@ def _table(runs: list[Run]) -> str:
     rows = "".join(
         "<tr>"
         + "".join(
-            f'<td data-name="{text(head)}"><span><bdi>{text(cell)}</bdi></span></td>'
+            f'<td{_UNKNOWN * (cell == "-")} data-name="{text(head)}"><span><bdi>{text(cell)}</bdi></span></td>'
             for head, cell in zip(heads, _row(run, metric), strict=True)
         )
         + "</tr>\n"
@@ -83,28 +93,18 @@ def _table(runs: list[Run]) -> str:
 
 
 def _row(run: Run, metric: str | None) -> list[str]:
-    lines = run.pools + run.evaluations
-    value = next(
-        (told[str(metric)] for line in run.evaluations[::-1] if metric in (told := figures.measured(line))), None
-    )
-    share = metric == "accuracy" and value is not None and 0 <= value <= 1
-    seen, kept = (sum(line.get(name) or 0 for line in run.pools) for name in ("seen", "kept"))
-    phi = next((line["phi"] for line in reversed(run.pools) if line.get("phi") is not None), None)
-    k = kept / seen if seen else None
-    scored = sum(
-        line["seen"] if line.get("scored") is None else line["scored"] for line in run.pools if line.get("seen")
-    )
-    seconds = max((line["seconds"] for line in lines), default=None)
+    found = numbers(run, metric)
+    seconds, share = found.seconds, found.share
     return [
         run.name,
-        number(100 * value, 2, " %") if share and value is not None else number(value, 4),
-        number(seconds, 1 if seconds is not None and seconds < 1000 else 0, " s"),
-        number(max((line["pool"] for line in lines), default=None)),
-        number(seen or None),
-        number(kept if seen else None),
-        number(None if k is None else 100 * k, 1, " %"),
-        number(phi, 3),
-        number(None if k is None or phi is None else phi * scored / seen + k, 2),
+        result(found.value, metric),
+        shown(seconds, 1 if seconds is not None and seconds < 1000 else 0, " s"),
+        shown(found.pools),
+        shown(found.seen or None),
+        shown(found.kept if found.seen else None),
+        shown(None if share is None else 100 * share, 1, " %"),
+        shown(found.phi, 3),
+        shown(found.cost, 2),
     ]
 
 
@@ -122,33 +122,33 @@ def _facts(runs: list[Run]) -> str:
     )
 
 
-def _shared(drawn: Drawn) -> str:
-    """The figures of all runs together, and a line for each missing one."""
-    missing = {
-        "evaluations": "accuracy over time; no run recorded an evaluation",
-        "kept": "kept fraction and phi; no run recorded pools that it sifted",
-        "governor": "decisions of the governor; no run had one",
-    }
-    known = [(figure, figure.title) for name in missing for figure in drawn[name] if figure is not None]
-    lines = [f"Left out: {words}." for name, words in missing.items() if drawn[name] == [None]]
-    return _grid(known) + "".join(f'<p class="none">{text(line)}</p>\n' for line in lines)
+def _known(drawn: Drawn, names: tuple[str, ...]) -> list[tuple[Figure, str]]:
+    """The figures there are, run after run."""
+    made = zip(*(drawn[name] for name in names), strict=True)
+    return [(figure, figure.title) for row in made for figure in row if figure is not None]
 
 
-def _each(runs: list[Run], drawn: Drawn, names: dict[str, str]) -> str:
-    """The figures of one run after another, and a line for the missing ones."""
-    known = [
-        (figure, figure.title)
-        for made in zip(*(drawn[name] for name in names), strict=True)
-        for figure in made
-        if figure
-    ]
-    lines = ""
-    for name, words in names.items():
+def _left_out(runs: list[Run], drawn: Drawn) -> str:
+    """One line that opens: what the page has not, and why."""
+    notes = [f"Left out: {words}." for name, words in _SHARED.items() if drawn[name] == [None]]
+    for name, words in _ALONE.items():
         lacking = ", ".join(run.name for run, figure in zip(runs, drawn[name], strict=True) if figure is None)
-        lines += (
-            f'<p class="none">Left out: {words} of <bdi>{text(lacking)}</bdi>, {_WHY[name]}.</p>\n' if lacking else ""
-        )
-    return _grid(known) + lines
+        notes += [f"Left out: {words} of {lacking}, {_WHY[name]}."] if lacking else []
+    lines = [f'<p class="none">{text(note, 2000)}</p>' for note in notes]
+    for run in runs:
+        if why := _unshown(run):
+            lines.append(f'<div class="lack"><bdi>{text(run.name)}</bdi> <p class="none">{why}</p></div>')
+    if not lines:
+        return ""
+    count = "1 note" if len(lines) == 1 else f"{len(lines)} notes"
+    return f"<details>\n<summary>{count} on what is left out, and why</summary>\n" + "\n".join(lines) + "\n</details>"
+
+
+def _unshown(run: Run) -> str:
+    if not run.samples:
+        return "Left out: samples, for which the sifter has to declare a column &quot;id&quot;."
+    bare = not any(sample.get("text") or sample.get("image") for sample in run.samples)
+    return "Text and images left out: the recorder was given no sample=." if bare else ""
 
 
 def _grid(known: list[tuple[Figure, str]]) -> str:
@@ -165,21 +165,16 @@ def _image(figure: Figure) -> str:
 
 
 def _samples(run: Run) -> str:
-    title = f"<h3><bdi>{text(run.name)}</bdi></h3>\n"
     if not run.samples:
-        return (
-            title
-            + '<p class="none">Left out: samples, for which the sifter has to declare a column &quot;id&quot;.</p>\n'
-        )
+        return ""
+    title = f"<h3><bdi>{text(run.name)}</bdi></h3>\n"
     lists, order = "", {"most": ", hardest first", "least": ", easiest first"}
     scored = any(sample.get("loss") is not None for sample in run.samples)
     for rank, words in (("most", "Most kept"), ("least", "Least kept")):
         items = "".join(_sample(sample, run) for sample in run.samples if sample["rank"] == rank)
         if items:
             lists += f'<div><h4>{words}{order[rank] * scored}</h4>\n<ol class="samples">\n{items}</ol></div>\n'
-    bare = not any(sample.get("text") or sample.get("image") for sample in run.samples)
-    line = '<p class="none">Text and images left out: the recorder was given no sample=.</p>\n' if bare else ""
-    return f'{title}{line}<div class="grid">\n{lists}</div>\n'
+    return f'{title}<div class="grid">\n{lists}</div>\n'
 
 
 def _sample(sample: Line, run: Run) -> str:
@@ -191,5 +186,5 @@ def _sample(sample: Line, run: Run) -> str:
     words = f'<p class="text" dir="auto">{text(sample["text"])}</p>' if sample.get("text") else ""
     return (
         f'<li>{image}<div>{words}<p class="numbers">id <bdi>{text(sample["id"], 60)}</bdi>{label}, kept '
-        f"{number(sample['kept'])} of {number(sample['seen'])} times{loss}</p></div></li>\n"
+        f"{shown(sample['kept'])} of {shown(sample['seen'])} times{loss}</p></div></li>\n"
     )

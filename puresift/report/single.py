@@ -66,7 +66,7 @@ def classes(run: Run, at: int) -> Figure | None:
     seen, chosen = (sum(line[name] for line in run.classes) for name in ("seen", "kept"))
     if not shown or not seen or not chosen:
         return None
-    figure, axes = drawing.panel(size=(5.0, 1.3 + 0.5 * len(shown)))
+    figure, axes = drawing.panel(size=(drawing.WIDTH, 1.3 + 0.5 * len(shown)))
     shares = [(line["label"], 100 * line["seen"] / seen, 100 * line["kept"] / chosen) for line in shown]
     for row, (_, one, other) in enumerate(shares):
         axes.barh(row - 0.2, one, 0.36, color=drawing.GREY, label="seen" if not row else None)

@@ -5,12 +5,15 @@ import json
 import os
 import platform
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,10 @@ import pytest
 import torch
 
 import puresift as ps
-from models import bert, data, train
+from models import bert, checkpoints, data, options, report, train
 from models.options import KEEP, Options
 from puresift.records.recorder import FILE
+from puresift.report.page import _row
 from puresift.report.reading import read
 
 ROOT = Path(__file__).parents[2]
@@ -197,11 +201,34 @@ def test_a_finished_run_is_told_again_not_done_again(compared: Path, capsys: pyt
     stamps = {path: path.stat().st_mtime_ns for path in compared.glob("*/*")}
     assert train.main(["--resume", "--out", str(compared)]) == 0
     assert {path: path.stat().st_mtime_ns for path in compared.glob("*/*")} == stamps
-    table = capsys.readouterr().out.splitlines()
+    verdict, blank, *table = capsys.readouterr().out.splitlines()
+    assert re.match("(Sifting pays|Do not sift|Nothing certain|No verdict)", verdict) and not blank
     assert table[0].split("  ")[0] == "arm" and [row.split()[0] for row in table[1:5]] == ARMS
     assert len({len(row) for row in table[:5]}) == 1
     assert table[5].startswith("sifted pass costs 0.") or table[5].startswith("sifted pass costs 1.")
     assert str(compared) in table[-1]
+
+
+def test_the_table_and_the_page_tell_one_cost(compared: Path, tmp_path: Path) -> None:
+    """And it is not the clock's, which holds whatever else the machine did while an arm ran."""
+    arms = json.loads((compared / "summary.json").read_text())["arms"]
+    printed = {row.split()[0]: row.split()[-1] for row in report.table(arms).splitlines()[1:]}
+    runs = {run.name: _row(run, "accuracy")[-1] for run in read([compared])}
+    assert runs == printed == {name: f"{arm['cost']:.2f}" for name, arm in arms.items()}
+    slow = {name: arm | {"seconds": 9 * arm["seconds"]} if name == "sifted" else arm for name, arm in arms.items()}
+    train.compare.add_costs(slow, json.loads((compared / "costs.json").read_text())["interleaved"])
+    assert slow["sifted"]["cost"] == arms["sifted"]["cost"] < arms["sifted"]["clock"] < slow["sifted"]["clock"] / 8
+
+    (tmp_path / FILE).write_bytes((compared / "sifted" / FILE).read_bytes().replace(b"measured_cost", b"mine"))
+    (run,) = read([tmp_path])
+    assert float(_row(run, "accuracy")[-1]) == pytest.approx(arms["sifted"]["predicted_cost"], abs=0.03)
+
+
+def test_what_the_loop_saves_is_measured_against_a_textbook(compared: Path) -> None:
+    """Pools of like length cost less by their padding alone, and that is told apart from sifting."""
+    loops = json.loads((compared / "costs.json").read_text())["loops"]
+    assert loops["turns"] >= 5 and all(0 < loops[name]["low"] <= loops[name]["cost"] for name in ("alike", "textbook"))
+    assert loops["alike"]["cost"] < 1
 
 
 ARMS_TO_STOP = {
@@ -209,6 +236,7 @@ ARMS_TO_STOP = {
     "random": ["--sift", "uniform", "--keep", "0.4"],
     "relative": ["--sift", "relative", "--no-gate", "--score-dtype", "float32"],
     "gated": ["--sift", "relative", "--score-dtype", "float32"],
+    "alike": [*["--sift", "relative", "--no-gate", "--score-dtype", "float32", "--bucket", "--score-tokens", "8"]],
     "delayed": ["--sift", "relative", "--no-gate", "--delay", "5", "--beta", "2", "--score-dtype", "bfloat16"],
     "top": ["--sift", "top", "--keep", "0.75", "--score-dtype", "float32", "--train-dtype", "bfloat16"],
 }
@@ -336,6 +364,7 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--data", "no/such.tsv"], "no such file or folder"),
         (["--limit", "20"], "less than two batches of 64"),
         (["--max-length", "2"], "must be a whole number >= 3"),
+        (["--score-tokens", "8", "--sift", "none"], "--score-tokens does nothing with --sift none: leave it out"),
         (["--seed", str(2**64)], f"--seed: must be a whole number <= {2**64 - 1}, got '18446744073709551616'"),
         (["--seed", "-1"], "--seed: must be a whole number >= 0, got '-1'"),
         (["--epochs", "9" * 5000], "--epochs: must be a whole number <= 2147483647, got '999999"),
@@ -557,6 +586,8 @@ def test_by_default_it_sifts_only_while_that_pays(
     arm = json.loads((out / "summary.json").read_text())["arms"]["sifted"]
     assert json.loads((out / "config.json").read_text())["sift"] == "auto"
     assert arm["seen"] == 150 * epochs and arm["lr"] == 0
+    (run,) = read([out])
+    assert float(_row(run, "accuracy")[-2]) == pytest.approx(arm["phi"], rel=0.3), "the arm's, not the governor's last"
     if cost:
         assert arm["scored"] <= 5 * 16, "first looks alone, once more after the stop"
         assert arm["keep"] > 0.9
@@ -581,9 +612,57 @@ def test_comparing_is_the_default_only_for_the_generated_reviews(tmp_path: Path,
     assert not compares("--sift", "relative") and not compares("--data", reviews) and not compares("--no-compare")
 
 
+def test_auto_has_the_setting_of_the_evidence_and_other_rules_the_one_they_had(tmp_path: Path, reviews: str) -> None:
+    def chosen(*argv: str) -> tuple[bool, int]:
+        o = train.parse([*argv, "--out", str(tmp_path / "run")])[0]
+        return o.bucket, o.score_tokens
+
+    assert chosen() == chosen("--sift", "auto") == chosen("--data", reviews) == (True, 16)
+    assert chosen("--model", "minilm") == (True, 24) and chosen("--no-bucket", "--score-tokens", "0") == (False, 0)
+    assert chosen("--sift", "relative") == chosen("--sift", "none") == (False, 0)
+    assert chosen("--sift", "none", "--bucket") == (True, 0)
+
+
+def test_several_ranks_have_no_batches_of_like_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sorts what waits on it, and a rank more would deal it out in another order."""
+    monkeypatch.setattr(options, "place", lambda: (0, 2))
+    o = train.parse(["--out", str(tmp_path / "run")])[0]
+    assert (o.sift, o.bucket, o.score_tokens) == ("relative", False, 0)
+    with pytest.raises(ValueError, match="--bucket sorts the rows of one process, and there are 2 ranks: leave it out"):
+        train.parse(["--bucket", "--out", str(tmp_path / "run")])
+
+
+def test_a_run_from_before_there_were_batches_of_like_length_goes_on(
+    damaged: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Switched off, the settings change neither what is trained nor the mark in a checkpoint."""
+    whole, out = damaged[0], tmp_path / "run"
+    shutil.copytree(damaged[1], out)
+    config = json.loads((out / "config.json").read_text())
+    del config["bucket"], config["score_tokens"]
+    (out / "config.json").write_text(json.dumps(config))
+    o, facts = train.parse(["--resume", "--out", str(out)])[0], config["rows"]
+    free = {"data", "device", "threads", "save_every", "compare", "bucket", "score_tokens"}
+    before = {name: value for name, value in asdict(o).items() if name not in free} | {"rows": facts["checksum"]}
+    assert checkpoints.mark(o, facts) == f"{zlib.crc32(json.dumps(before, sort_keys=True).encode()):08x}"
+    assert checkpoints.mark(replace(o, bucket=True), facts) != checkpoints.mark(o, facts)
+    assert train.main(["--resume", "--out", str(out)]) == 0
+    same(checkpoint(out / "plain"), checkpoint(whole / "plain"))
+
+
 def test_pretrained_models_get_a_lower_rate(tmp_path: Path) -> None:
     rates = [train.parse(["--model", name, "--out", str(tmp_path)])[0].lr for name in ("small", "minilm", "some/bert")]
     assert rates[0] > rates[1] > rates[2]
+
+
+def test_the_help_says_where_to_begin_and_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Without options: four arms on generated reviews, a verdict and a table" in said
+    for name, rate in (*options.RATES.items(), ("else", options.PRETRAINED_RATE)):
+        assert f"{rate} for {name}" in said or f"{name} {rate})" in said
+    assert f"with auto {options.TOKENS['small']} for small, {options.PRETRAINED_TOKENS} for others; else 0" in said
 
 
 def test_only_the_first_few_sentences_are_used(reviews: str, tmp_path: Path) -> None:
