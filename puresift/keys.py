@@ -59,6 +59,10 @@ def checked(key: Key) -> Key:
 
     Raises:
         SiftError: it is a seed, a generator or anything else; which is a TypeError too.
+
+    Example:
+        >>> checked(key(7))
+        tensor([7, 0])
     """
     if isinstance(key, Tensor) and key.shape == (2,) and key.dtype == torch.int64:
         return key
@@ -95,12 +99,22 @@ def split(key: Key, num: int = 2) -> Tensor:
 
     Returns:
         Int64[num, 2].
+
+    Example:
+        >>> first, second = split(key(0))
+        >>> bool((uniform(first, 3) == uniform(second, 3)).any())
+        False
     """
     return philox(key, _counters(num, _SPLIT, key.device))[:2].T
 
 
 def words(key: Key, num: int) -> Tensor:
-    """`num` uniform 32-bit words, Int64[num]; a longer request starts with the same words."""
+    """`num` uniform 32-bit words, Int64[num]; a longer request starts with the same words.
+
+    Example:
+        >>> bool((words(key(0), 3) == words(key(0), 9)[:3]).all())
+        True
+    """
     block = philox(key, _counters(-(-num // 4), _WORDS, key.device))
     return rearrange(block, "word counter -> (counter word)")[:num]
 
@@ -145,7 +159,12 @@ def uniform(key: Key, num: int) -> Tensor:
 
 
 def fractions(words: Tensor) -> Tensor:
-    """Float32[...] in [0, 1), from the upper 24 bits of 32-bit words."""
+    """Float32[...] in [0, 1), from the upper 24 bits of 32-bit words.
+
+    Example:
+        >>> fractions(torch.tensor([0, 2**31, 2**32 - 1]))
+        tensor([0.0000, 0.5000, 1.0000])
+    """
     return (words >> 8).to(torch.float32) * 2.0**-24
 
 
@@ -220,6 +239,11 @@ def philox(key: Key, counter: Tensor) -> Tensor:
 
     Returns:
         Int64[4, n], 32-bit words.
+
+    Example:
+        >>> counter = torch.zeros(4, 1, dtype=torch.int64)
+        >>> [hex(word) for word in philox(key(0), counter)[:, 0].tolist()]
+        ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
     lane = torch.arange(2, device=key.device)[:, None]  # built on the device: no transfer, no synchronisation
     rounds = torch.arange(_ROUNDS, device=key.device)[:, None, None]

@@ -21,13 +21,26 @@ class ScoreFn(Protocol):
     """`losses = score(params, batch)`: one number per row, Float[B].
 
     Pure: no gradient, no side effect on the model, its buffers, the inputs or the global RNG.
+
+    Example:
+        >>> import torch
+        >>> score = lambda params, batch: (batch - params["mean"]).abs()
+        >>> score({"mean": torch.tensor(1.0)}, torch.tensor([1.0, 4.0]))
+        tensor([0., 3.])
     """
 
     def __call__(self, params: Params, batch: Batch) -> Losses: ...
 
 
 class Score(NamedTuple):
-    """A stateful score. A plain `ScoreFn` is lifted to one whose state is empty."""
+    """A stateful score. A plain `ScoreFn` is lifted to one whose state is empty.
+
+    Example:
+        >>> import torch, puresift as ps
+        >>> counting = ps.Score(lambda: torch.tensor(0), lambda pools, params, batch: (pools + 1, batch.abs()))
+        >>> counting.apply(counting.init(), {}, torch.tensor([-2.0, 1.0]))
+        (tensor(1), tensor([2., 1.]))
+    """
 
     init: Callable[[], Any]  # () -> state
     apply: Callable[[Any, Params, Batch], tuple[Any, Losses]]  # state, params, batch -> (state, losses)
@@ -35,14 +48,31 @@ class Score(NamedTuple):
 
 
 class Odds(NamedTuple):
-    """The result of a rule: how likely each row is to be kept, and its weight if kept."""
+    """The result of a rule: how likely each row is to be kept, and its weight if kept.
+
+    Example:
+        >>> import torch, puresift as ps
+        >>> rule = ps.importance(keep=0.5, floor=0.0)
+        >>> probs, weights = rule.select(rule.init(), torch.tensor([1.0, 3.0]))[1]
+        >>> probs, probs * weights  # of each row, what it counts for in expectation
+        (tensor([0.2500, 0.7500]), tensor([0.5000, 0.5000]))
+    """
 
     probs: Tensor  # Float[B] in [0, 1]
     weights: Tensor  # Float[B], finite and > 0
 
 
 class Rule(NamedTuple):
-    """Losses to odds. `select` is pure and equivariant under permutations of the rows."""
+    """Losses to odds. `select` is pure and equivariant under permutations of the rows.
+
+    Example:
+        >>> import torch, puresift as ps
+        >>> def select(state, losses, **columns):
+        ...     return state, ps.Odds((losses > 1).float(), torch.ones_like(losses))
+        >>> above = ps.Rule(lambda: (), select, lambda state: torch.tensor(True))
+        >>> above.select(above.init(), torch.tensor([0.5, 2.0]))[1].probs
+        tensor([0., 1.])
+    """
 
     init: Callable[[], Any]  # () -> state
     select: Callable[..., tuple[Any, Odds]]  # state, losses, **columns -> (state, odds)
@@ -53,13 +83,29 @@ class Draw(Protocol):
     """`mask = draw(key, probs)`: Bool[B] whose expectation is probs.
 
     A draw that also takes `count=` keeps exactly so many rows where the probabilities sum to it.
+
+    Example:
+        >>> import torch, puresift as ps
+        >>> def rounded(key, probs):
+        ...     return probs >= 0.5
+        >>> sifter = ps.sifter(None, ps.uniform(keep=0.6), batch_size=2, draw=rounded)
+        >>> sifter.step(sifter.init(ps.key(0), torch.zeros(3)), {}, torch.zeros(3))[1].mask
+        tensor([True, True, True])
     """
 
     def __call__(self, key: Key, probs: Tensor) -> Tensor: ...
 
 
 class Kept(NamedTuple):
-    """A pool on its way into the buffer."""
+    """A pool on its way into the buffer.
+
+    Example:
+        >>> import torch, puresift as ps
+        >>> rows = torch.tensor([10.0, 20.0, 30.0])
+        >>> kept = ps.Kept(rows, torch.ones(3), torch.tensor([True, False, True]))
+        >>> ps.take(ps.refill(ps.empty(rows, batch_size=2), kept), 2)[1][0]
+        tensor([10., 30.])
+    """
 
     rows: Batch  # leaves [B, ...]
     weights: Tensor  # Float[B]
@@ -67,7 +113,14 @@ class Kept(NamedTuple):
 
 
 class Buffer(NamedTuple):
-    """A fixed-capacity FIFO of rows, stored as a ring."""
+    """A fixed-capacity FIFO of rows, stored as a ring.
+
+    Example:
+        >>> import torch, puresift as ps
+        >>> buffer = ps.empty(torch.zeros(4, 3), batch_size=2)  # room for a batch, a pool and one row
+        >>> buffer.rows.shape, buffer.fill.tolist()
+        (torch.Size([7, 3]), [0, 2, 0])
+    """
 
     rows: Batch  # leaves [C, ...]
     weights: Tensor  # Float[C]
@@ -75,7 +128,15 @@ class Buffer(NamedTuple):
 
 
 class SiftState(NamedTuple):
-    """All that the next step needs."""
+    """All that the next step needs.
+
+    Example:
+        >>> import torch, puresift as ps
+        >>> sifter = ps.sifter(None, ps.uniform(keep=0.5), batch_size=2)
+        >>> state = sifter.init(ps.key(7), torch.zeros(4))
+        >>> int(state.step), state.key.tolist()
+        (0, [7, 0])
+    """
 
     score: Any
     rule: Any
@@ -85,7 +146,15 @@ class SiftState(NamedTuple):
 
 
 class Info(NamedTuple):
-    """Values to inspect or log. They never affect the sifting."""
+    """Values to inspect or log. They never affect the sifting.
+
+    Example:
+        >>> import torch, puresift as ps
+        >>> sifter = ps.sifter(lambda params, batch: batch, ps.top(keep=0.5), batch_size=2)
+        >>> pool = torch.tensor([1.0, 4.0, 3.0, 2.0])
+        >>> sifter.step(sifter.init(ps.key(0), pool), {}, pool)[1].mask
+        tensor([False,  True,  True, False])
+    """
 
     losses: Tensor  # Float[B]; NaN where the pool was not scored
     odds: Odds
@@ -94,7 +163,17 @@ class Info(NamedTuple):
 
 
 class Sifter(NamedTuple):
-    """Score, rule, draw and buffer composed; every member is pure."""
+    """Score, rule, draw and buffer composed; every member is pure.
+
+    Example:
+        >>> import torch, puresift as ps
+        >>> sifter = ps.sifter(lambda params, batch: batch, ps.top(keep=0.5), batch_size=2)
+        >>> pool = torch.tensor([1.0, 4.0, 3.0, 2.0])
+        >>> state, info = sifter.step(sifter.init(ps.key(0), pool), {}, pool)
+        >>> state, (batch, weights) = sifter.take(state)
+        >>> batch
+        tensor([4., 3.])
+    """
 
     init: Callable[..., SiftState]  # key, batch -> state
     step: Callable[..., tuple[SiftState, Info]]  # state, params, batch -> (state, info)
@@ -104,7 +183,16 @@ class Sifter(NamedTuple):
 
 
 class Sifted(NamedTuple):
-    """What the stream yields. `state` resumes right after this batch."""
+    """What the stream yields. `state` resumes right after this batch.
+
+    Example:
+        >>> import torch, puresift as ps
+        >>> sifter = ps.sifter(lambda params, batch: batch, ps.top(keep=0.5), batch_size=2)
+        >>> pools = torch.tensor([[1.0, 4.0, 3.0, 2.0]])
+        >>> for batch, weights, state, info in ps.sift(sifter, sifter.init(ps.key(0), pools[0]), {}, pools):
+        ...     print(batch, weights, int(state.step))
+        tensor([4., 3.]) tensor([1., 1.]) 1
+    """
 
     batch: Batch
     weights: Tensor  # Float[batch_size]
@@ -113,7 +201,15 @@ class Sifted(NamedTuple):
 
 
 class Pad(NamedTuple):
-    """How a ragged leaf is padded on the right: with `value`, to `length` along its second dimension."""
+    """How a ragged leaf is padded on the right: with `value`, to `length` along its second dimension.
+
+    Example:
+        >>> import torch, puresift as ps
+        >>> tokens = torch.ones(2, 3, dtype=torch.int64)  # the longest row of this pool has 3, of others up to 8
+        >>> sifter = ps.sifter(None, ps.uniform(keep=0.5), batch_size=2, pad={"ids": ps.Pad(0, length=8)})
+        >>> sifter.init(ps.key(0), {"ids": tokens}).buffer.rows["ids"].shape
+        torch.Size([5, 8])
+    """
 
     value: float
     length: int

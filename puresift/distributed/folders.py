@@ -99,6 +99,15 @@ def load_state(folder: str | os.PathLike[str], like: SiftState, *, shared: bool 
 
     Raises:
         SiftError: the folder has no whole state, a rank's is missing or damaged, or the states are of another kind.
+
+    Example:
+        >>> import puresift as ps, tempfile
+        >>> sifter = ps.sifter(None, ps.uniform(keep=0.5), batch_size=2)
+        >>> state, _ = sifter.step(sifter.init(ps.key(0), torch.zeros(2)), {}, torch.ones(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_state(folder, state)
+        ...     int(load_state(folder, like=sifter.init(ps.key(1), torch.zeros(2))).step)
+        1
     """
     rank, ranks = place()
     folder = Path(folder)

@@ -9,7 +9,12 @@ from puresift.types import Key
 
 
 def place() -> tuple[int, int]:
-    """(rank, world size); (0, 1) where no process group is initialised."""
+    """(rank, world size); (0, 1) where no process group is initialised.
+
+    Example:
+        >>> place()
+        (0, 1)
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(), dist.get_world_size()

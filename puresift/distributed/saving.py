@@ -14,7 +14,12 @@ _PLACE = "place"
 
 
 def stamped(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved state with this rank and the world size."""
+    """A saved state with this rank and the world size.
+
+    Example:
+        >>> sorted(stamped({"step": torch.tensor(3)}))
+        ['place', 'step']
+    """
     return {**flat, _PLACE: torch.tensor(place())}
 
 
@@ -23,6 +28,10 @@ def unstamped(flat: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         SiftError: it belongs to another rank or another world size.
+
+    Example:
+        >>> unstamped(stamped({"step": torch.tensor(3)}))
+        {'step': tensor(3)}
     """
     rest = dict(flat)
     here = place()

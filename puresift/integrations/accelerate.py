@@ -65,6 +65,15 @@ def sifting(
 
     Raises:
         SiftError: the loader was not prepared, is a stateful one, or one rank reads for all.
+
+    Example:
+        >>> import puresift as ps
+        >>> accelerator, model = Accelerator(cpu=True), torch.nn.Linear(1, 1)
+        >>> prepared = accelerator.prepare(DataLoader(torch.arange(8.0)[:, None], batch_size=4))
+        >>> score = ps.batched(model, lambda model, x: x[:, 0])
+        >>> for batch in sifting(accelerator, prepared, score, ps.top(keep=0.5), params=ps.live(model), batch_size=4):
+        ...     print(batch[:, 0])
+        tensor([2., 3., 6., 7.])
     """
     if isinstance(loader, DataLoader) and not isinstance(loader, DataLoaderStateMixin):
         raise SiftError("prepare the loader first, loader = accelerator.prepare(loader), and sift what comes back")
@@ -103,6 +112,15 @@ def drawing(
     Raises:
         SiftError: the loader was prepared, the dataset has another length, or a setting is out of range; in an
             iteration, when batches have another size, or no losses came back for one.
+
+    Example:
+        >>> import puresift as ps
+        >>> loader = DataLoader(torch.arange(8.0), batch_size=4)
+        >>> drawn = drawing(Accelerator(cpu=True), loader, ps.prioritizer(ps.uniform(keep=0.5), size=8, batch_size=4))
+        >>> for batch in drawn:
+        ...     mean = drawn.mean(batch)  # in place of the model's per-sample losses
+        >>> batch.shape
+        torch.Size([4])
     """
     if isinstance(loader, DataLoaderStateMixin) or not isinstance(loader, DataLoader):
         raise SiftError("pass the plain DataLoader: prepared ones share out rows themselves, which the sampler does")
@@ -112,13 +130,29 @@ def drawing(
 
 
 def gathered(accelerator: Accelerator, info: Info) -> Info:
-    """The infos of all ranks as one, on the host; every rank must call it. `ps.summarize` turns it into numbers."""
+    """The infos of all ranks as one, on the host; every rank must call it. `ps.summarize` turns it into numbers.
+
+    Example:
+        >>> import puresift as ps
+        >>> sifter, pool = ps.sifter(lambda params, batch: batch, ps.top(keep=0.5), batch_size=2), torch.arange(4.0)
+        >>> _, info = sifter.step(sifter.init(ps.key(0), pool), {}, pool)
+        >>> ps.summarize(gathered(Accelerator(cpu=True), info))["keep"]
+        0.5
+    """
     host = trees.to(info, torch.device("cpu"))
     return join(gather_object([host])) if accelerator.num_processes > 1 else host
 
 
 class Drawn(DataLoaderStateMixin, Fed):
-    """What `drawing` returns: the active loader while it yields, so that accumulation ends with an epoch."""
+    """What `drawing` returns: the active loader while it yields, so that accumulation ends with an epoch.
+
+    Example:
+        >>> import puresift as ps
+        >>> loader = DataLoader(torch.arange(8.0), batch_size=4)
+        >>> drawn = drawing(Accelerator(cpu=True), loader, ps.prioritizer(ps.uniform(keep=0.5), size=8, batch_size=4))
+        >>> len(drawn), drawn.sampler.epoch
+        (2, 0)
+    """
 
     def __init__(self, loader: DataLoader[Any], sampler: PrioritizedSampler, device: torch.device):
         Fed.__init__(self, loader, sampler)

@@ -41,7 +41,17 @@ class GovernorState(NamedTuple):
 
 
 class Governor(NamedTuple):
-    """Readings to decisions; both members are pure."""
+    """Readings to decisions; both members are pure.
+
+    Example:
+        >>> import torch, puresift as ps
+        >>> import puresift as ps
+        >>> judge: Governor = ps.governor(warmup=0)
+        >>> cheap = Reading(wanted=1, scored=64, score=0.1, kept=32, reduction=1, trained=64, train=1.0)
+        >>> state, sift = judge.decide(judge.init(), cheap)
+        >>> sift
+        True
+    """
 
     init: Callable[[], GovernorState]
     decide: Callable[[GovernorState, Reading], tuple[GovernorState, bool]]  # whether to sift the next pool

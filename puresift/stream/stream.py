@@ -89,8 +89,7 @@ def sift(
         >>> import puresift as ps
         >>> loader = torch.arange(8.0).split(4)
         >>> sifter = ps.sifter(lambda params, batch: batch, ps.top(keep=0.5), batch_size=2)
-        >>> stream = sift(sifter, sifter.init(ps.key(0), ps.peek(loader)), {}, loader)
-        >>> [batch.tolist() for batch, weights, state, info in stream]
+        >>> [batch.tolist() for batch, *_ in sift(sifter, sifter.init(ps.key(0), ps.peek(loader)), {}, loader)]
         [[2.0, 3.0], [6.0, 7.0]]
     """
     unequal(sifters.parts_of(sifter) if refill else None)
@@ -122,7 +121,15 @@ def stream(
 
 
 class Stream(Iterator[Sifted]):
-    """What `sift` returns: an iterator whose `state` is always the newest, after exhaustion too."""
+    """What `sift` returns: an iterator whose `state` is always the newest, after exhaustion too.
+
+    Example:
+        >>> import puresift as ps
+        >>> sifter = ps.sifter(None, ps.uniform(keep=0.5), batch_size=2)
+        >>> stream = sift(sifter, sifter.init(ps.key(0), torch.zeros(4)), {}, torch.zeros(3, 4))
+        >>> [int(state.step) for _, _, state, _ in stream]
+        [1, 2, 3]
+    """
 
     state: SiftState
 
@@ -140,15 +147,13 @@ class Stream(Iterator[Sifted]):
         fills: bool = True,
     ):
         self.state = state
-        self._fills = fills  # whether every batch is full
         self.pact = Pact()  # with ranks="global"; a loader that has one with the other ranks replaces it
         self.joint = Joint(lambda: (self._sifter, self.state, self._params))  # with the ranks that share a model
-        self._length = length  # of a pass, where pools are to be skipped by it
+        self._length, self._fills = length, fills  # of a pass, to skip by; whether all batches are full
         self._sifter, self._loader, self._skip = sifter, loader, skip
         self._governor, self._clock, self._ahead = governor, clock, ahead
         self._params = params if callable(params) else lambda: params
-        self._guard = Guard(params)  # of the first pool that is scored
-        self._uniforms = Uniforms()
+        self._guard, self._uniforms = Guard(params), Uniforms()  # a guard of the first pool that is scored
         self._batch: Batch = None
         self._infos: list[Info] = []
         self.shares = Shares()  # a loop of several streams replaces it by one for all
@@ -214,10 +219,9 @@ class Stream(Iterator[Sifted]):
         else:
             while bool(full(self.state.buffer)):  # the state was saved while full batches waited in it
                 yield from self._leave(None, [], watch)
-        held = int(self.state.buffer.fill[0])
+        held, loader = int(self.state.buffer.fill[0]), Ahead(read(self._loader, self._skip))
         unread = Unread(None if together or self._governor else sifters.parts_of(self._sifter), device)
         wants = unread.wants  # whether the rule wants scores; unknown before the first pool
-        loader = Ahead(read(self._loader, self._skip))
         for batch in loader if together is None else together.pools(loader):
             if batch is not None:
                 batch = self._plain(batch)

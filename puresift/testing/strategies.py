@@ -53,6 +53,14 @@ def probs(draw: st.DrawFn, size: st.SearchStrategy[int] = sizes) -> Tensor:
 
     Args:
         size: of the pool.
+
+    Example:
+        >>> from hypothesis import given
+        >>> import puresift as ps
+        >>> @given(chances=probs())
+        ... def test_what_is_certain_is_kept(chances):
+        ...     assert bool(ps.bernoulli(ps.key(0), chances)[chances == 1].all())
+        >>> test_what_is_certain_is_kept()
     """
     values = draw(losses(size)).clamp(0, 1)
     corner = keys.uniform(keys.key(draw(seeds)), len(values))
@@ -97,6 +105,16 @@ def states(
         rule: any.
         size: of those pools.
         columns: `columns(rows)`, what the rule needs beside the losses, by name.
+
+    Example:
+        >>> from hypothesis import given
+        >>> import puresift as ps
+        >>> rule = ps.relative(keep=0.5)
+        >>> @given(state=states(rule), pool=losses())
+        ... def test_odds_are_probabilities(state, pool):
+        ...     probs = rule.select(state, pool)[1].probs
+        ...     assert bool(((probs >= 0) & (probs <= 1)).all())
+        >>> test_odds_are_probabilities()
     """
     state = rule.init()
     for pool in draw(st.lists(losses(size), max_size=5)):
