@@ -87,7 +87,7 @@ def int8(score: ScoreFn, *, least: int = LEAST, anyway: bool = False) -> ScoreFn
         raise SiftError(f"int8 rounds a plain score, and this is a {type(score).__name__}; wrap the score inside it")
     models = [part for part in parts(score) if isinstance(part, Scored)]
     _suited(score, [model.image for model in models], least)
-    torch.compiler.assume_constant_result(able)  # a mark, set here and not above: it imports the whole compiler
+    _mark()
 
     def rounded(params: Params, batch: Batch) -> Losses:
         device = trees.leaves(trees.plain(batch))[0].device
@@ -99,6 +99,17 @@ def int8(score: ScoreFn, *, least: int = LEAST, anyway: bool = False) -> ScoreFn
             return score(params, batch)
 
     return rounded
+
+
+@functools.cache
+def _mark() -> None:
+    """Tell the compiler what to make of this module; not when it is imported, for that would import the compiler."""
+    from torch._dynamo.eval_frame import skip_code
+
+    torch.compiler.assume_constant_result(able)
+    # Where a model breaks the graph this would be compiled by itself, guarded by the address of `func`; that of an
+    # attribute such as `Tensor.device` lives for one call only, and the next one may come to lie there.
+    skip_code(_Rounding.__torch_function__.__code__)
 
 
 def able(kind: str, index: int | None) -> bool:
@@ -134,6 +145,8 @@ class _Rounding(TorchFunctionMode):
         self.least = least
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.unflatten:  # which the compiler cannot follow within a mode
+            func = torch.unflatten
         return (self._linear if func is F.linear else func)(*args, **(kwargs or {}))
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from puresift.distributed.ranks import place
 from puresift.errors import SiftError
 from puresift.steps import Parts
 from puresift.stream.governors import Governor
+from puresift.stream.telling import reshuffled
 from puresift.types import Batch, SiftState
 
 
@@ -18,6 +19,9 @@ def found(parts: Parts | None, state: SiftState, loader: Iterable[Batch], skip: 
 
     Raises:
         SiftError: the place of the state in an unsized loader is unknown.
+
+    Warns:
+        UserWarning: the loader is shuffled anew, so that its place cannot be found.
     """
     if skip is not None:
         return skip, None
@@ -27,6 +31,8 @@ def found(parts: Parts | None, state: SiftState, loader: Iterable[Batch], skip: 
             f"the state has read {begun} pools, but the loader has no length to find its place by; pass skip=0 "
             f"if it already stands where it should, or skip={begun} to pass over what was read"
         )
+    if begun if isinstance(loader, epochs) else begun % (length or 1):
+        reshuffled(loader)
     shared = parts is not None and parts.shared and place()[1] > 1
     return begun if shared or not length else begun % length, length if shared else None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils.data import default_collate
 from puresift import trees
 from puresift.errors import SiftError
 from puresift.prioritizers import Prioritizer, PrioritizerState, left, next_batch
+from puresift.stream.runs import Once
 from puresift.types import Batch, Info, Losses, Sifted
 
 
@@ -57,8 +58,10 @@ def prioritize(
     return Prioritized(prioritizer, state, data, collate, device)
 
 
-class Prioritized(Iterator[Sifted]):
+class Prioritized(Once[Sifted]):
     """What `prioritize` returns: an iterator whose `state` is always the newest, after exhaustion too."""
+
+    _again = "give ps.prioritizer all the steps of the run, steps=passes * size // batch_size"
 
     def __init__(
         self,
@@ -82,9 +85,11 @@ class Prioritized(Iterator[Sifted]):
         # On the host, so that nothing is read from a device later.
         self._step, self._left = int(self.state.step), left(self.state)
         self._ids: Tensor | None = None
+        self._ended = False
 
     def __next__(self) -> Sifted:
         if self._plan.steps is not None and self._step >= self._plan.steps:
+            self._ended = True
             raise StopIteration
         self._fits()
         state, ids, odds = next_batch(self._prioritizer, self.state, self._left)
@@ -93,6 +98,9 @@ class Prioritized(Iterator[Sifted]):
         self.state, self._ids = state, ids
         self._step, self._left = self._step + 1, (self._left or self._plan.every) - 1
         return Sifted(batch, odds.weights, self.state, info)
+
+    def _over(self) -> bool:
+        return self._ended
 
     def observe(self, losses: Losses, ids: Tensor | None = None) -> None:
         """Feed training losses, Float[B], back: those of the batch last yielded, or of the samples `ids`, Int[B]."""

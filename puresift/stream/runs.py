@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from puresift.errors import MomentError
 
@@ -24,6 +24,7 @@ class Run(Iterator[Item]):
     def __init__(self, items: Iterator[Item], cure: str):
         self._items: Any = items
         self._cure, self._failure = cure, ""
+        self.ended = False  # whether there are no more items
 
     def __next__(self) -> Item:
         if self._failure:
@@ -31,6 +32,7 @@ class Run(Iterator[Item]):
         try:
             item: Item = next(self._items)
         except StopIteration:
+            self.ended = True
             raise
         except BaseException as error:  # kept in words: its traceback would keep the pool's tensors
             self._failure = f"{type(error).__name__} ({error})"
@@ -40,3 +42,22 @@ class Run(Iterator[Item]):
     def close(self) -> None:
         """End early, as a generator does."""
         self._items.close()
+
+
+class Once(Iterator[Item]):
+    """An iterator of one pass: a second loop over it raises, where it would see nothing and look as if all was well.
+
+    Raises:
+        RuntimeError: from `iter`, after the last item.
+    """
+
+    _run: Run[Any]
+    _again = "read all passes in one, by ps.epochs(loader, n), or begin the next by another ps.sift from stream.state"
+
+    def __iter__(self) -> Self:
+        if self._over():
+            raise MomentError(f"this stream has ended, and a second loop over it would see nothing; {self._again}")
+        return self
+
+    def _over(self) -> bool:
+        return self._run.ended

@@ -23,7 +23,7 @@ from puresift.stream.governors import Governor
 from puresift.stream.handling import Handling
 from puresift.stream.joining import Joint
 from puresift.stream.leaving import loosened
-from puresift.stream.runs import Run
+from puresift.stream.runs import Once, Run
 from puresift.stream.shares import Shares
 from puresift.stream.telling import META, NOTHING, TOO_LITTLE, WAY_ON, same, unequal
 from puresift.stream.timing import Watch
@@ -120,7 +120,7 @@ def stream(
     return Stream(sifter, state, params, loader, skip, governor, clock, ahead, passes, fills)
 
 
-class Stream(Iterator[Sifted]):
+class Stream(Once[Sifted]):
     """What `sift` returns: an iterator whose `state` is always the newest, after exhaustion too.
 
     Example:

@@ -6,6 +6,8 @@ import sys
 import warnings
 from typing import Any
 
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+
 from puresift.data.sharing import shared_out
 from puresift.distributed.ranks import place
 from puresift.errors import SiftError
@@ -61,6 +63,25 @@ UNPREPARED = (
     "prepare the one inside of it, and sift what comes back by ps.integrations.accelerate.sifting(accelerator, loader, "
     "...); where the dataset of each rank is its own share, say so by DistributedSampler(share, num_replicas=1, rank=0)"
 )
+
+
+SHUFFLED = (
+    "the state has read some pools of a loader that is shuffled anew in each pass, so that those read from here on are "
+    "others: some rows come twice, and others not at all. Let the order follow from a seed and the epoch: "
+    "DataLoader(dataset, batch_size, sampler=DistributedSampler(dataset, num_replicas=1, rank=0, seed=0)) within "
+    "ps.epochs; or sift by ps.SiftingDataLoader, whose state knows the order"
+)
+
+
+def reshuffled(loader: Any) -> None:
+    """Warn of a place in a loader whose order nobody knows.
+
+    Warns:
+        UserWarning: naming the cure.
+    """
+    sampler = getattr(getattr(loader, "loader", loader), "sampler", None)
+    if isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
+        warnings.warn(SHUFFLED, stacklevel=4)
 
 
 def unequal(parts: Parts | None) -> None:

@@ -129,6 +129,34 @@ def test_shapes_are_filled_up_for_a_gpu_and_nothing_changes(rows, depth, channel
     assert torch.equal(torch._int_mm(one, other)[:rows, :channels], left.int() @ right.int().T)
 
 
+class Attending(nn.Module):
+    """Asks for devices and shapes, and unflattens, as models do; may break the graph."""
+
+    def __init__(self, breaks):
+        super().__init__()
+        self.wide, self.place, self.breaks = nn.Linear(32, 64), nn.Embedding(8, 32), breaks
+
+    def forward(self, x):
+        if self.breaks:
+            torch._dynamo.graph_break()
+        x = x.unflatten(1, (2, -1)).flatten(1)
+        x = x + self.place(torch.arange(x.shape[1] // 32, device=x.device))[0].to(x.device)
+        return self.wide(x).unflatten(-1, (2, -1)).sum(-1)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_model_that_asks_for_devices_compiles_whether_or_not_it_breaks_the_graph(breaks):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, counter = Attending(breaks), CompileCounterWithBackend("eager")
+    _, whole = both(model)
+    compiled = ps.compiled(whole, backend=counter)
+    for seed in (0, 1):
+        batch = {"x": noise(16, 32, seed=seed), "y": torch.arange(16) % 2}
+        torch.testing.assert_close(compiled(ps.live(model), batch), whole(ps.live(model)(), batch))
+    assert (counter.frame_count == 1) is not breaks
+
+
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
 def test_it_compiles_once_for_pools_of_all_sizes_and_moves_with_the_weights(half):
     torch._dynamo.reset()

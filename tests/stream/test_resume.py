@@ -129,3 +129,17 @@ def test_a_buffer_in_chunks_gives_the_same_and_resumes(monkeypatch, length):
     assert isinstance(start.buffer.rows[0], chunks.Chunked)
     assert laws.equal(run(start), whole)
     resumes_at_every_step(build(), pools, 2, model)
+
+
+@pytest.mark.parametrize("generator", [None, torch.Generator().manual_seed(7)], ids=["global", "seeded"])
+def test_a_place_in_a_loader_that_is_shuffled_anew_is_warned_of(generator):
+    pools = torch.utils.data.DataLoader(torch.arange(32.0), 8, shuffle=True, generator=generator)
+    sifter = ps.sifter(lambda params, batch: batch, ps.top(keep=0.5), batch_size=4)
+    begun = sifter.init(ps.key(0), torch.zeros(8))
+    states = [sifted.state for sifted in ps.sift(sifter, begun, {}, ps.epochs(pools, 2))]
+    with pytest.warns(UserWarning, match=r"shuffled anew.*DistributedSampler.*ps\.SiftingDataLoader"):
+        ps.sift(sifter, states[5], {}, ps.epochs(pools, 2))
+    with pytest.warns(UserWarning, match="shuffled anew"):
+        ps.sift(sifter, states[1], {}, pools)
+    ps.sift(sifter, states[3], {}, pools)  # which begins its next pass
+    ps.sift(sifter, states[5], {}, pools, skip=0)  # the caller knows better

@@ -90,3 +90,24 @@ def test_a_refused_pool_leaves_the_state_as_it_was():
         next(stream)
     assert laws.equal(stream.state, start)
     assert sifter.flush(stream.state)[1] == []
+
+
+def test_a_second_loop_over_a_stream_that_has_ended_is_refused():
+    pools = torch.arange(16.0).split(4)
+    sifter = ps.sifter(lambda params, batch: batch, ps.top(keep=0.5), batch_size=2)
+    stream = ps.sift(sifter, sifter.init(ps.key(0), pools[0]), {}, pools)
+    for _ in stream:
+        break
+    assert len(list(stream)) == 3, "the rest of a pass that was left early"
+    with pytest.raises(RuntimeError, match=r"a second loop over it would see nothing.*ps\.epochs"):
+        list(stream)
+    assert next(stream, None) is None
+    drawn = ps.prioritize(
+        drawer := ps.prioritizer(ps.uniform(1.0), size=8, batch_size=4, steps=3),
+        drawer.init(ps.key(0)),
+        torch.arange(8.0),
+    )
+    assert len(list(drawn)) == 3
+    with pytest.raises(RuntimeError, match=r"a second loop over it would see nothing.*steps="):
+        list(drawn)
+    assert list(ps.prioritize(drawer, drawn.state, torch.arange(8.0))) == [], "a run that is complete has nothing left"
