@@ -11,8 +11,10 @@ n are the true norms of the rows' gradients (`ps.grad_norm`), phi is the time to
 over that of a training step on it, both on one thread, in turns, medians; the precision is that of the training run,
 and phi is told against steps in float32 and in bfloat16. At each look some pools are scored by all. The probes and the
 remembered losses are taught by training alone, as it goes. `--seconds` ends training early, so that all fits; compiling
-comes first. `width` tells from where on a linear layer gains by 8 bits. Without `--data` (a folder that holds sst2/ or
-glue-sst2/) sentences are the embedded corpus's. A machine without 8-bit products leaves the arms out that need them.
+comes first. `--times` charges what another machine was measured to take, where this one is slow at 16 or 8 bits; how
+far a score lowers the variance is the same on both. `width` tells from where on a linear layer gains by 8 bits. Without
+`--data` (a folder that holds sst2/ or glue-sst2/) sentences are the embedded corpus's. A machine without 8-bit products
+leaves the arms out that need them.
 """
 
 from __future__ import annotations
@@ -272,16 +274,16 @@ def run(task: str, precision: str, args: argparse.Namespace, keep: Callable[[dic
     for name in scorers.names:
         scorers.once(name, first)
     print(f"{task} {precision}: {time.perf_counter() - began:.0f} s until all is compiled", flush=True)
-    times = timed(subject, scorers, first, args.rounds, lambda: spent() > 0.55)
-    print(f"  {len(times['fp32'])} rounds of timing: {time.perf_counter() - began:.0f} s", flush=True)
-    phi = {name: {of: ratio(times[name], times[f"step {of}"]) for of in STEPS} for name in scorers.names}
-    found: dict[str, Any] = {
-        "task": task,
-        "precision": precision,
-        "phi": phi,
-        "seconds": {name: spread(values) for name, values in times.items()},
-        "looks": [],
-    }
+    found: dict[str, Any] = {"task": task, "precision": precision, "looks": []}
+    if args.times:
+        record = json.loads(args.times.read_text())
+        found |= {name: record["run"][name] for name in ("phi", "seconds")} | {"timed_on": record["hardware"]}
+    else:
+        times = timed(subject, scorers, first, args.rounds, lambda: spent() > 0.55)
+        print(f"  {len(times['fp32'])} rounds of timing: {time.perf_counter() - began:.0f} s", flush=True)
+        found["phi"] = {name: {of: ratio(times[name], times[f"step {of}"]) for of in STEPS} for name in scorers.names}
+        found["seconds"] = {name: spread(values) for name, values in times.items()}
+    phi = found["phi"]
     step, begin, number = trainer(subject, subject.model, STEPS[precision], subject.lr), spent(), 0
     for part in range(1, args.looks + 1):
         limit = begin + (0.9 - begin) * part / args.looks  # the rest is for the last look
@@ -384,6 +386,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="while times are taken")
     parser.add_argument("--train-threads", type=int, default=1, help="between")
     parser.add_argument("--anyway", action="store_true", help="8 bits on a machine that is slow at it")
+    parser.add_argument("--times", type=Path, metavar="RESULT", help="another machine's, whose times are charged here")
     parser.add_argument("--join", nargs="+", type=Path, help="results of several runs, for one table and one figure")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message="There is a performance drop")
@@ -400,6 +403,7 @@ def main() -> None:
         save("merit-width", {"widths": widths()}, rows=ROWS * WIDTH)
         return
     kept = {key: value for key, value in vars(args).items() if key not in ("join", "threads")}
+    kept["times"] = args.times and args.times.name
     theme = f"merit-{args.task}-{args.precision}"
     found = run(args.task, args.precision, args, lambda found: save(theme, {"run": found}, seed=0, **kept))
     show(found)
