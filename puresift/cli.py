@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -25,6 +26,17 @@ from puresift.types import Rule
 
 __all__ = ["Finding", "Parser", "main", "parse_rule"]
 
+_JOB = """\
+example: puresift advise train.py:job --passes 20
+
+where train.py makes the run as it begins, such as
+
+  import torch
+  def job():
+      model, rows = torch.nn.Linear(4, 3), [(torch.randn(4), row % 3) for row in range(640)]
+      loss = lambda model, batch: torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+      loader = torch.utils.data.DataLoader(rows, batch_size=32, shuffle=True)
+      return model, loss, loader, torch.optim.AdamW(model.parameters(), 1e-3)"""
 _CODES = "exit codes: 0 done; 1 a check found the score at fault; 2 the command or its input cannot be used"
 
 
@@ -209,11 +221,14 @@ def _parser() -> argparse.ArgumentParser:
     pilot = commands.add_parser(
         "advise",
         help="a pilot of a minute: does it pay to sift this job",
-        description="Run SCRIPT (a file, or a module that can be imported from here), take NAME from it, and run "
-        "ps.advise on what it gives: a tuple (model, loss, loader) or (model, loss, loader, optimizer), a dict of "
-        "arguments of ps.advise by name, or a function of no arguments that returns one of them. A script whose last "
-        'lines train should keep them under `if __name__ == "__main__":`. Nothing of the job is changed.',
-        epilog="example: puresift advise train.py:job --passes 20",
+        description=textwrap.fill(
+            "Run SCRIPT (a file, or a module that can be imported from here), take NAME from it, and run ps.advise on "
+            "what it gives: a tuple (model, loss, loader) or (model, loss, loader, optimizer), a dict of arguments of "
+            "ps.advise by name, or a function of no arguments that returns one of them. A script whose last lines "
+            'train should keep them under `if __name__ == "__main__":`. Nothing of the job is changed.'
+        ),
+        epilog=_JOB,
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # the example keeps its lines
     )
     pilot.add_argument("target", metavar="SCRIPT:NAME", help="such as train.py:job or package.train:job")
     pilot.add_argument("--passes", type=float, help="over the loader in the full run (default 1): decides most")

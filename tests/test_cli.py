@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 
 import pytest
 import torch
@@ -228,7 +229,7 @@ def test_without_matplotlib_a_report_names_the_cure(tmp_path, capsys, monkeypatc
 
 def test_it_runs_as_a_module():
     done = subprocess.run(
-        [sys.executable, "-m", "puresift.cli", "replay", "none.jsonl", "--rules", "top:keep=1"],
+        [sys.executable, "-m", "puresift", "replay", "none.jsonl", "--rules", "top:keep=1"],
         capture_output=True,
         text=True,
     )
@@ -407,9 +408,28 @@ def test_advise_takes_a_script_or_a_module(target, script, capsys):
     assert main(["advise", target, "--passes", "3", "--seconds", "1"]) == 0
     out, err = capsys.readouterr()
     assert err == "" and sys.path == path
-    assert out.startswith("DO NOT SIFT, train for less time: 24 steps are few")
+    assert out.startswith("DO NOT SIFT: 24 steps are few")
+    assert "What cutting the run to 60% costs is open, for it was not measured" in " ".join(out.split())
     assert "each of 64 samples comes 3 times (passes=3)" in out
     assert "itertools.islice(ps.epochs(loader, n=3), 15)" in out
+
+
+def test_without_passes_the_page_says_what_was_assumed(script, capsys):
+    for arguments in ([], ["--passes", "1"], ["--steps", "8"]):
+        assert main(["advise", f"{script}:job", "--seconds", "1", *arguments]) == 0
+        assert ("beware       one pass was assumed; --passes N" in capsys.readouterr().out) == (arguments == [])
+
+
+def test_the_job_in_the_help_of_advise_can_be_advised(tmp_path, monkeypatch, capsys):
+    with pytest.raises(SystemExit):
+        main(["advise", "--help"])
+    example = capsys.readouterr().out.split("such as\n\n")[1]
+    assert len(example.rstrip().splitlines()) == 6
+    (tmp_path / "job_in_help.py").write_text(textwrap.dedent(example))
+    monkeypatch.chdir(tmp_path)
+    assert main(["advise", "job_in_help.py:job", "--passes", "20", "--seconds", "1"]) == 0
+    assert "each of 640 samples comes 20 times (passes=20)" in capsys.readouterr().out
+    sys.modules.pop("puresift_script_job_in_help")
 
 
 def test_a_loader_without_a_length_is_advised_once_its_steps_are_told(script, capsys):

@@ -11,6 +11,7 @@ ORDER = [
     *["errors", "types", "settings", "listed", "trees", "keys", "ids", "tables", "order", "signals", "infos", "draws"],
     *["scores", "rules", "buffers", "cascades", "steps", "sifters", "prioritizers", "checkpoint", "uniforms"],
     *["distributed", "data", "stream", "recipes", "trials", "testing", "records", "report", "integrations", "cli"],
+    "__main__",
 ]
 PURE = ORDER[: ORDER.index("checkpoint")]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -14,8 +14,9 @@ from puresift.data.pools import peek
 from puresift.scores.losses import Loss, batched
 from puresift.scores.model import live
 from puresift.trials import jobs, measured, verdicts
-from puresift.trials.advice import Advice, Facts
+from puresift.trials.advice import Advice
 from puresift.trials.contracts import check
+from puresift.trials.facts import Facts
 from puresift.trials.jobs import Job, Ragged
 from puresift.trials.pilots import Throwaway, Watch, pilot
 from puresift.types import Batch, Pad
@@ -30,7 +31,7 @@ def advise(
     loader: Iterable[Batch],
     optimizer: torch.optim.Optimizer | None = None,
     *,
-    passes: float = 1.0,
+    passes: float | None = None,
     steps: int | None = None,
     seconds: float = 60.0,
     held_out: bool = True,
@@ -47,7 +48,7 @@ def advise(
         steps < 300                                             shorten
         visits >= 10, B / ESS >= 3                              prioritize: draw by the losses of training
         visits >= 10, not held_out, cutting costs > 5 %         prioritize
-        visits >= 10 otherwise                                  shorten
+        visits >= 10 otherwise                                  shorten; not certain, if the interval has 3 inside
         fewer visits, a second is worth >= 1.25 plain ones      auto: a governed live score (1.5 below two visits)
         otherwise                                               shorten: the plain run, its schedule cut
 
@@ -65,7 +66,8 @@ def advise(
         loss: `loss(model, batch)`, Float[B], as `ps.batched` takes it.
         loader: what the plain run trains on; it must start anew each time it is asked.
         optimizer: that of the run; its copy trains the copy, at its peak rates. By default AdamW at .001.
-        passes: over the loader, in the full run. How often samples come again decides more than all the rest.
+        passes: over the loader, in the full run; by default one, and the page says so. How often samples come again
+            decides more than all the rest.
         steps: of the full run; by default passes times the loader's length.
         held_out: False where the run is judged by what it learns, as a picture or an equation that a network fits.
         seconds: what the pilot may take, plus at most a step of each kind; compiling is not tried.
@@ -91,7 +93,8 @@ def advise(
         Angelos Katharopoulos, François Fleuret, "Not All Samples Are Created Equal: Deep Learning with Importance
         Sampling", 2018.
     """
-    seconds, passes = settings.positive("seconds", seconds), settings.positive("passes", passes)
+    seconds = settings.positive("seconds", seconds)
+    passes = settings.positive("passes", passes) if passes is not None else None
     jobs.sane(model, loss)
     with jobs.as_it_was(loader), torch.enable_grad():
         first = trees.plain(peek(loader))
@@ -103,7 +106,7 @@ def advise(
         moved = max(check(batched(model, loss), live(model), first)[1:])
         facts = _measure(lambda: Throwaway(model, optimizer, loss), loader, job, ragged, held_out, watch, device)
         rate = "the optimizer's rate" if optimizer is not None else "AdamW's .001, for want of optimizer="
-        facts = facts._replace(moved=moved, rate=rate)
+        facts = facts._replace(moved=moved, rate=rate, assumed=job.assumed, optimizer=optimizer is not None)
         verdict, reason = verdicts.decide(facts)
         return Advice(verdict, reason, verdicts.code(verdict, facts), verdicts.gain(verdict, facts), facts, watch())
 

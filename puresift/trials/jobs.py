@@ -27,6 +27,7 @@ class Job(NamedTuple):
     steps: int
     passes: float
     visits: float
+    assumed: bool  # whether one pass was assumed
 
 
 class Ragged(NamedTuple):
@@ -69,13 +70,14 @@ def as_it_was(loader: Any) -> Iterator[None]:
                 positions.put(loader, place)
 
 
-def job(loader: Any, passes: float, steps: int | None, batch_size: int) -> Job:
+def job(loader: Any, passes: float | None, steps: int | None, batch_size: int) -> Job:
     """The full run: how long it is, and how often samples come again.
 
     Raises:
         SiftError: the loader has no length, and none was told.
     """
-    batches = size(loader)
+    batches, assumed = size(loader), passes is None and steps is None
+    passes = 1.0 if passes is None else passes
     if steps is not None:
         steps = settings.count("steps", steps)
     elif batches is None:
@@ -86,7 +88,7 @@ def job(loader: Any, passes: float, steps: int | None, batch_size: int) -> Job:
     if steps is not None and batches:
         passes = steps / batches
     visits = total * batch_size / rows if rows else passes
-    return Job(rows, batch_size, batches or total, total, passes, visits)
+    return Job(rows, batch_size, batches or total, total, passes, visits, assumed)
 
 
 def ragged(first: Batch, pad: Mapping[str, Pad] | None, length: Any) -> Ragged:

@@ -16,7 +16,7 @@ from puresift.rules.weighing import importance
 from puresift.scores.cheap import autocast, truncated
 from puresift.scores.losses import batched
 from puresift.scores.model import live
-from puresift.trials.advice import CUT, Interval, Memory, Mode, Padding
+from puresift.trials.facts import CUT, Interval, Memory, Mode, Padding
 from puresift.trials.memory import fitting, peak
 from puresift.trials.pilots import Throwaway, Watch, norms, run
 from puresift.trials.speed import rank_correlation

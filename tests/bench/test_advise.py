@@ -11,8 +11,10 @@ import torch
 
 import puresift as ps
 from bench.quality.task import Data
+from bench.quality.tasks import TASKS
 from bench.speed import advise
-from puresift.trials.advice import Advice
+from puresift.trials import evidence, verdicts
+from puresift.trials.advice import Advice, Interval
 from tests.trials.test_advising import even, facts
 
 RESULTS = Path(advise.__file__).parents[1] / "results"
@@ -46,6 +48,39 @@ def test_the_committed_result_counts_its_rows():
         assert row["right"] == ((row["advice"]["verdict"] != "shorten") == (row["measured"]["verdict"] == "win"))
         assert name in advise.line(name, row)
     assert result["told"] == f"right on {sum(row['right'] for row in rows.values())} of 10 tasks"
+
+
+def test_the_rule_gives_the_committed_verdicts_and_is_in_no_doubt_of_them():
+    for name, row in json.loads(max(RESULTS.glob("advise_*.json")).read_text())["tasks"].items():
+        found = row["advice"]
+        worth, held_out = Interval(*found["worth"]), "picture" not in name
+        told = facts(
+            **{"steps": found["steps"], "visits": found["visits"], "held_out": held_out, "whole": found["whole"]},
+            concentration=Interval(*found["concentration"]),
+            shortening=found["shortening"] and Interval(*found["shortening"]),
+        )
+        told = told._replace(mode=told.mode._replace(worth=worth))
+        assert verdicts.decide(told)[0] == found["verdict"], name
+        assert not verdicts.unsure(told), name
+
+
+ROWS = json.loads((Path(advise.__file__).parents[1] / "results" / "quality" / "report.json").read_text())
+QUOTED = {task: (row, mean) for row in evidence.TABLE for task, mean in row.means.items()}
+
+
+@pytest.mark.parametrize("task", QUOTED)
+def test_what_a_page_quotes_is_what_was_measured(task):
+    """More seeds move a figure, but not out of its interval."""
+    row, mean = QUOTED[task]
+    arms = ("prioritized-0",) if "drawn" in row.gain else ("auto", "auto-small")
+    gaps = [
+        found["versus"]["shortened"]
+        for found in ROWS[task]["rows"]
+        if found["arm"] in arms and found["budget"] == advise.BUDGET and found["accuracy"]
+    ]
+    assert any(gap["low"] <= mean <= gap["high"] and abs(gap["mean"] - mean) < 0.25 for gap in gaps)
+    assert f"{mean:+.1f}".replace("0.", ".") in row.gain
+    assert TASKS[task].epochs == pytest.approx(row.visits, rel=0.02)
 
 
 def test_the_rows_of_a_task_are_gathered_by_number():

@@ -78,7 +78,7 @@ def job(rare=False, rows=800):
 @pytest.mark.parametrize(("rare", "verdict"), [(True, "prioritize"), (False, "shorten")])
 def test_a_rare_class_that_comes_many_times_is_drawn_and_even_ones_are_not(rare, verdict):
     model, loss, loader = job(rare)
-    advice = ps.advise(model, loss, loader, torch.optim.Adam(model.parameters(), 0.05), passes=20, seconds=2)
+    advice = ps.advise(model, loss, loader, torch.optim.Adam(model.parameters(), 0.05), passes=20, seconds=20)
     assert advice.verdict == verdict
     assert (advice.facts.concentration.low >= 3) == rare
     page = str(advice)
