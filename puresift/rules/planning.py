@@ -55,7 +55,10 @@ def hold(rule: Rule, keep: Number) -> Rule:
     that is whole, for every pool. Several ranks then fill their batches at the same step without a word, and on a GPU
     the stream reads nothing on the host. Rows of p = 0 are kept only where the others cannot fill the plan at p = 1;
     they then share the rest equally. Pools that the rule passes unscored (`delay`, `interrupt`) are kept whole, so that
-    the count around such a rule is not constant. Weights are unchanged.
+    the count around such a rule is not constant.
+
+    Weights are unchanged, and those of the wrapped rule were made for its own p: `hold(importance(...))` is biased. Put
+    `unbiased` outside, `unbiased(hold(...))`, which weighs by the p that result.
 
     Args:
         rule: any.

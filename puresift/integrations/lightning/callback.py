@@ -17,7 +17,7 @@ from torch import Tensor
 from puresift import keys
 from puresift.data.pools import size
 from puresift.errors import MomentError, SiftError
-from puresift.integrations.lightning import refuse
+from puresift.integrations.lightning import refuse, resuming
 from puresift.integrations.lightning.checking import Checks
 from puresift.integrations.lightning.epochs import Epochs, Probe
 from puresift.integrations.lightning.framework import _Callback, _new_enough
@@ -42,7 +42,11 @@ class SiftingCallback(_Callback):
 
     An epoch is one pass over the candidates and ends with the batch that takes in the last of them; with
     `Trainer(limit_train_batches=n)` it is n sifted batches, pass after pass. Scores are those of the newest parameters,
-    also under gradient accumulation; a checkpoint of any step resumes bit for bit.
+    also under gradient accumulation.
+
+    A checkpoint of any step resumes bit for bit, but for what draws on torch's global generators, which Lightning does
+    not save: dropout, and the shuffles of `DataLoader(shuffle=True)` without a generator of its own. There the pass
+    under way goes on in its order, and those after it have another one; a resumed run says so.
 
     Args:
         score: as in `ps.sifter`.
@@ -57,8 +61,11 @@ class SiftingCallback(_Callback):
     Attributes: `loader`, the `ps.SiftingDataLoader` that sifts; None before the first epoch.
 
     Raises:
-        SiftError: here or when `fit` begins, for an invalid setting or setup; at the first batch whose weights are not
-            all 1, when no gradient reaches them.
+        SiftError: here or when `fit` begins, for an invalid setting or setup; when a checkpoint of another kind of rule
+            or score is resumed; at the first batch whose weights are not all 1, when no gradient reaches them.
+
+    Warns:
+        UserWarning: a run was resumed whose later passes are shuffled by torch's global generator.
 
     Example:
         >>> import puresift as ps, torch
@@ -95,6 +102,7 @@ class SiftingCallback(_Callback):
         self._build, self._mode, self._prefix = build, weights or None, prefix
         self._epochs: Epochs | None = None
         self._saved: Mapping[str, Any] | None = None
+        self._resumed = False  # from a checkpoint, and no batch was read yet
         self._probe = Probe(weights)
         self._recent, self._epoch, self._steps = Meter(), Meter(), 0
         self._checks, self._sized = Checks(), False  # whether a pass over what was wrapped may have a length
@@ -151,6 +159,7 @@ class SiftingCallback(_Callback):
         self._checks.give_back(trainer)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._probe.explain(exception)
         self._checks.give_back(trainer)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -172,7 +181,7 @@ class SiftingCallback(_Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if outputs or not pl_module.automatic_optimization:  # else the step was skipped
-            self._probe.after(batch)
+            self._probe.after()
         self._count()
         assert self._epochs is not None
         self._checks.after(trainer, self._epochs.share)
@@ -200,7 +209,7 @@ class SiftingCallback(_Callback):
         if ranks > 1:
             rank = self._trainer.global_rank  # cloned: torch.set_rng_state crashes on a view
             flat = {n: t[rank].clone() if isinstance(t, Tensor) else t for n, t in flat.items()}
-        self._saved = flat
+        self._saved, self._resumed = flat, True
 
     # Called by the wrapped loader.
 
@@ -221,7 +230,9 @@ class SiftingCallback(_Callback):
             self._epochs = Epochs(self.loader, self._count)
         if self._saved:
             self._epochs.load_state_dict(self._saved)
-        self._saved = None
+            if self._resumed:
+                resuming.warn(pools)
+        self._saved, self._resumed = None, False
         self._checks.begin(trainer, pools, self._epochs.share)
         if not isinstance(trainer.limit_train_batches, int):
             yield from self._epochs.ahead(self._mode)

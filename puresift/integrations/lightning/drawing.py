@@ -23,8 +23,9 @@ class DrawingCallback(_Callback):
     """Draws the batches that a LightningModule trains on by a prioritizer, and saves its state in checkpoints.
 
     Give it to the Trainer, `wrap` the training loader or the data module, and end `training_step` with
-    `return drawing.mean(losses)`, for per-sample losses. Batches look as before. A checkpoint of any step resumes bit
-    for bit, with as many workers. On several ranks the loader's batch_size is that of one rank.
+    `return drawing.mean(losses)`, for per-sample losses. Batches look as before. From a checkpoint of any step the
+    draws go on bit for bit, with as many workers; dropout does not, for Lightning saves no state of torch's generators.
+    On several ranks the loader's batch_size is that of one rank.
 
     Args:
         prioritizer: from `ps.prioritizer`; its size is len(dataset), its batch_size that of all ranks, and its steps,

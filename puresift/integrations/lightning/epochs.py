@@ -19,6 +19,10 @@ from puresift.stream.loader import SiftingDataLoader
 
 _PATIENCE = 8  # empty passes before an error
 _END = object()
+_HANDED = {
+    False: "SiftingCallback(weights=True), which is [batch, weights]: begin training_step by `batch, weights = batch`",
+    True: "SiftingCallback(weights={0!r}), a dict with one entry more: take the weights out by batch.pop({0!r})",
+}
 
 
 class Epochs:
@@ -102,20 +106,24 @@ class Probe:
 
     def __init__(self, weights: str | bool | None):
         self._mode, self._open = weights, bool(weights)
+        self._first: bool | None = None  # whether a first batch is in training; None before it
+        self._weights: Tensor | None = None  # those of the batch in training, which may take them out of it
 
     def before(self, batch: Any) -> None:
         """Before the forward."""
-        weights = self._find(batch)
+        self._first = self._first is None
+        weights = self._weights = self._find(batch)
         if self._open and weights is not None:
             weights.requires_grad_()
 
-    def after(self, batch: Any) -> None:
+    def after(self) -> None:
         """After the backward.
 
         Raises:
             SiftError: weights are not all 1, and have no gradient.
         """
-        weights = self._find(batch)
+        self._first = False
+        weights, self._weights = self._weights, None
         if not self._open or weights is None:
             return
         self._open = weights.grad is None
@@ -125,6 +133,17 @@ class Probe:
             raise SiftError(
                 "this rule gives weights, and no gradient reached them, so the loss leaves them out; in training_step, "
                 f"multiply the per-sample losses by {where}, not detached"
+            )
+
+    def explain(self, error: BaseException) -> None:
+        """Add to an error of the first batch what that batch was: a training_step that was left as it was trips on it.
+
+        The error stays what it is, for it may be about something else.
+        """
+        if self._mode and self._first and isinstance(error, Exception) and not isinstance(error, SiftError):
+            error.add_note(
+                f"puresift: this was the first batch of {_HANDED[isinstance(self._mode, str)].format(self._mode)}; "
+                "where all weights of the rule are 1, leave weights= out and training_step as it was"
             )
 
     def _find(self, batch: Any) -> Tensor | None:
