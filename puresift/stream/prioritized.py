@@ -30,7 +30,8 @@ def prioritize(
 
     Args:
         prioritizer: from `ps.prioritizer`.
-        state: from `prioritizer.init`, or any yielded one, from which the stream goes on with the same bits.
+        state: from `prioritizer.init`, or a saved one, from which the stream goes on with the same bits. Save
+            `stream.state` after `observe`: the state that is yielded with a batch is from before its losses were known.
         data: a tree of tensors that share their leading dimension, gathered on their device; or a map-style dataset,
             whose items are read by id.
         collate: items to batch, for a dataset; torch's own by default.
