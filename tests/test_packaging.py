@@ -54,8 +54,9 @@ def published(tmp_path_factory):
         (tree / stray).parent.mkdir()
         (tree / stray).touch()
     source = built("sdist", tree, folder)
+    safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # from Python 3.11.4 on
     with tarfile.open(source) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(folder, **safe)
     return source, built("wheel", folder / source.name.removesuffix(".tar.gz"), folder)
 
 

@@ -217,7 +217,8 @@ def test_the_table_and_the_page_tell_one_cost(compared: Path, tmp_path: Path) ->
     assert runs == printed == {name: f"{arm['cost']:.2f}" for name, arm in arms.items()}
     slow = {name: arm | {"seconds": 9 * arm["seconds"]} if name == "sifted" else arm for name, arm in arms.items()}
     train.compare.add_costs(slow, json.loads((compared / "costs.json").read_text())["interleaved"])
-    assert slow["sifted"]["cost"] == arms["sifted"]["cost"] < arms["sifted"]["clock"] < slow["sifted"]["clock"] / 8
+    assert slow["sifted"]["cost"] == arms["sifted"]["cost"]
+    assert slow["sifted"]["clock"] == pytest.approx(9 * arms["sifted"]["clock"])
 
     (tmp_path / FILE).write_bytes((compared / "sifted" / FILE).read_bytes().replace(b"measured_cost", b"mine"))
     (run,) = read([tmp_path])

@@ -29,7 +29,7 @@ class Bars(pl.LightningDataModule):
         self.train, self.val = images(512, 0), images(128, 1)
 
     def train_dataloader(self):
-        return DataLoader(self.train, batch_size=16, shuffle=True)
+        return DataLoader(self.train, batch_size=16, shuffle=True, generator=torch.Generator().manual_seed(0))
 
     def val_dataloader(self):
         return DataLoader(self.val, batch_size=64)
