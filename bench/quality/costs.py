@@ -43,9 +43,7 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
 
     arms = [arm for arm in ARMS.values() if task.suits(arm)]
     kinds = sorted({source(arm) for arm in arms if arm.score})
-    owners = list(dict.fromkeys(ARMS[arm.priced or arm.name] for arm in arms if arm.picks))
-    drained: dict[str, list[float]] = {arm.name: [] for arm in owners}  # pools, call by call
-    streams = {arm.name: _drained(arm, task, data, model, drained[arm.name]) for arm in owners}
+    streams, drained = _streams([arm for arm in arms if arm.picks], task, data, model)
     scores = {f"score {kind}": scoring(kind) for kind in kinds}
     blocks = {"step": _windows(task, data, model), **scores, **streams}
     times = measure.interleaved(blocks, rounds=rounds, timer=clock)
@@ -68,12 +66,19 @@ def charged(task: Task, data: Data, rounds: int = 9) -> dict[str, Any]:
 def added(task: Task, data: Data, arms: Iterable[str], rounds: int = 9) -> dict[str, Any]:
     """The sifter's own time for some arms alone, to stand beside costs that were measured before."""
     model = data.build(0).to(measure.device())
-    owners = list(dict.fromkeys(ARMS[ARMS[name].priced or name] for name in arms))
-    drained: dict[str, list[float]] = {arm.name: [] for arm in owners}
-    streams = {arm.name: _drained(arm, task, data, model, drained[arm.name]) for arm in owners}
+    streams, drained = _streams([ARMS[name] for name in arms], task, data, model)
     times = measure.interleaved({"step": _windows(task, data, model), **streams}, rounds=rounds, timer=clock)
     own = _own(times, drained, rounds)
     return {"pool": {name: spread["median"] for name, spread in own.items()}, "spread": own, "where": where()}
+
+
+def _streams(
+    arms: Iterable[Arm], task: Task, data: Data, model: Any
+) -> tuple[dict[str, Callable[[], Any]], dict[str, list[float]]]:
+    """What drains each arm by whose time arms are priced, and the pools that it read, call by call."""
+    owners = dict.fromkeys(ARMS[arm.priced or arm.name] for arm in arms)
+    drained: dict[str, list[float]] = {arm.name: [] for arm in owners}
+    return {arm.name: _drained(arm, task, data, model, drained[arm.name]) for arm in owners}, drained
 
 
 def _own(times: dict[str, list[float]], drained: dict[str, list[float]], rounds: int) -> dict[str, measure.Spread]:

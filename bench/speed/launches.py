@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.profiler import DeviceType, ProfilerActivity, profile
-from transformers import BertConfig, BertForSequenceClassification
 
 import puresift as ps
 from bench.loops import Batch, Trainer
 from bench.measure import bars, device, figure, interleaved, ratio, reads, save, spread
-from bench.speed.overhead import BASE, MINILM, rows, text_loss
+from bench.speed.overhead import rows, subject, text_loss
 from puresift import draws, sifters
 
 
@@ -119,9 +118,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    cuda = device().type == "cuda"
-    name, dtype = ("BERT-base", torch.bfloat16) if cuda else ("MiniLM", torch.float32)
-    model = BertForSequenceClassification(BertConfig(num_labels=2, **(BASE if cuda else MINILM))).to(device()).train()
+    name, model, dtype = subject()
     train, batch = Trainer(model, text_loss, dtype), rows("text", args.pool, args.length, 0)
     runs = {
         f"{case}{', compiled' if compiled else ''}": stream(CASES[case], batch, args.pools, compiled=compiled)
@@ -140,7 +137,7 @@ def main() -> None:
     for arm in runs:
         said = ", ".join(f"{number:.0f} {kind}" for kind, number in counts[arm].items())
         print(f"{arm:34} {1e3 * statistics.median(each[arm]):7.3f} {share[arm]['median']:10.2%}  {said}")
-    graphs = {case: captured(CASES[case], batch) for case in CASES} if cuda else {}
+    graphs = {case: captured(CASES[case], batch) for case in CASES} if device().type == "cuda" else {}
     if graphs:
         print("captured into a CUDA graph: " + ", ".join(f"{case} {done}" for case, done in graphs.items()))
     milliseconds = {arm: spread([1e3 * seconds for seconds in each[arm]]) for arm in runs}

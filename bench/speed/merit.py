@@ -403,7 +403,8 @@ def main() -> None:
         save("merit-width", {"widths": widths()}, rows=ROWS * WIDTH)
         return
     kept = {key: value for key, value in vars(args).items() if key not in ("join", "threads")}
-    kept["times"] = args.times and args.times.name
+    # Without paths, which tell of one machine alone.
+    kept |= {"times": args.times and args.times.name, "data": args.data and "a folder"}
     theme = f"merit-{args.task}-{args.precision}"
     found = run(args.task, args.precision, args, lambda found: save(theme, {"run": found}, seed=0, **kept))
     show(found)

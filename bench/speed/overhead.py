@@ -88,6 +88,14 @@ def image_loss(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(model(batch["pixels"]).float(), batch["labels"], reduction="none")
 
 
+def subject() -> tuple[str, nn.Module, torch.dtype]:
+    """The model by name, and the precision that it trains in."""
+    cuda = device().type == "cuda"
+    name, dtype = ("BERT-base", torch.bfloat16) if cuda else ("MiniLM", torch.float32)
+    config = BertConfig(num_labels=2, **(BASE if cuda else MINILM))
+    return name, BertForSequenceClassification(config).to(device()).train(), dtype
+
+
 def rows(kind: str, pool: int, length: int, seed: int) -> Batch:
     torch.manual_seed(seed)
     batch = {"labels": torch.randint(2, (pool,)), "loss": torch.rand(pool)}
@@ -302,9 +310,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    cuda = device().type == "cuda"
-    name, dtype = ("BERT-base", torch.bfloat16) if cuda else ("MiniLM", torch.float32)
-    model = BertForSequenceClassification(BertConfig(num_labels=2, **(BASE if cuda else MINILM))).to(device()).train()
+    name, model, dtype = subject()
     trainer = Trainer(model, text_loss, dtype)
     pools = Fresh(rows("text", args.pool, args.length, seed) for seed in range(16))
     precision = str(dtype).removeprefix("torch.")

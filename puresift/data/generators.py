@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 
 @contextmanager
@@ -55,6 +56,12 @@ def restore(loader: Any, states: Sequence[Tensor]) -> None:
     """Give a loader's own generators the states that `generator_states` gave; the global one stays."""
     for generator, state in zip(_generators(loader), states[1:], strict=False):
         generator.set_state(state)
+
+
+def shufflers(loader: Any) -> list[Any]:
+    """The samplers of torch's in a loader that draw another order for each pass."""
+    kinds = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
+    return [part for part in parts(loader) if isinstance(part, kinds)]
 
 
 def parts(loader: Any) -> list[Any]:

@@ -44,9 +44,8 @@ class Governor(NamedTuple):
     """Readings to decisions; both members are pure.
 
     Example:
-        >>> import torch, puresift as ps
         >>> import puresift as ps
-        >>> judge: Governor = ps.governor(warmup=0)
+        >>> judge = ps.governor(warmup=0)
         >>> cheap = Reading(wanted=1, scored=64, score=0.1, kept=32, reduction=1, trained=64, train=1.0)
         >>> state, sift = judge.decide(judge.init(), cheap)
         >>> sift

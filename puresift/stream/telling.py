@@ -6,8 +6,7 @@ import sys
 import warnings
 from typing import Any
 
-from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
-
+from puresift.data.generators import shufflers
 from puresift.data.sharing import shared_out
 from puresift.distributed.ranks import place
 from puresift.errors import SiftError
@@ -79,8 +78,7 @@ def reshuffled(loader: Any) -> None:
     Warns:
         UserWarning: naming the cure.
     """
-    sampler = getattr(getattr(loader, "loader", loader), "sampler", None)
-    if isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
+    if shufflers(getattr(loader, "loader", loader)):  # within ps.epochs
         warnings.warn(SHUFFLED, stacklevel=4)
 
 

@@ -76,7 +76,8 @@ def fastest(
             in front of another that takes at least twice its time, by the product of their merits.
 
     Returns:
-        A `Choice`; save its name with the checkpoint, because a resumed run must score as the first one did.
+        A `Choice` that has `merits`, by name, as well. Save its name with the checkpoint, because a resumed run must
+        score as the first one did.
 
     Raises:
         SiftError: there is no candidate, the reference gives losses that are not finite, the step takes no time, norms

@@ -141,5 +141,9 @@ def test_a_place_in_a_loader_that_is_shuffled_anew_is_warned_of(generator):
         ps.sift(sifter, states[5], {}, ps.epochs(pools, 2))
     with pytest.warns(UserWarning, match="shuffled anew"):
         ps.sift(sifter, states[1], {}, pools)
+    rows = torch.arange(32.0)
+    batches = torch.utils.data.BatchSampler(torch.utils.data.RandomSampler(rows, generator=generator), 8, False)
+    with pytest.warns(UserWarning, match="shuffled anew"):
+        ps.sift(sifter, states[1], {}, torch.utils.data.DataLoader(rows, batch_sampler=batches))
     ps.sift(sifter, states[3], {}, pools)  # which begins its next pass
     ps.sift(sifter, states[5], {}, pools, skip=0)  # the caller knows better

@@ -5,11 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from puresift.data.generators import shufflers
 
-from puresift.data.generators import parts
-
-_SHUFFLES = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 UNSEEDED = (
     "the pass that was under way goes on, but later ones come in another order than without the break: this loader "
     "shuffles by torch's global generator, which Lightning does not save. Give it one of its own, "
@@ -24,7 +21,7 @@ def unseeded(pools: Any) -> bool:
     Args:
         pools: any loader; of samplers that are not torch's it is not known, and the answer is False.
     """
-    return any(isinstance(part, _SHUFFLES) and part.generator is None for part in parts(pools))
+    return any(sampler.generator is None for sampler in shufflers(pools))
 
 
 def warn(pools: Any) -> None:
