@@ -18,6 +18,7 @@ import torch
 from bench.quality import costs, work
 from bench.quality.arms import ARMS
 from bench.quality.budget import Costs
+from bench.quality.halves import halves
 from bench.quality.task import Task
 from bench.quality.tasks import TASKS, loaded
 from bench.quality.training import run
@@ -90,6 +91,8 @@ def _trial(arm: str, name: str, folder: Path, prices: Costs, lr: float, seed: in
     """How one run of an arm at one learning rate is judged, and its loss."""
     torch.set_num_threads(1)
     task, data = TASKS[name], loaded(name, folder)
-    made = run(ARMS[arm], task, data, work.full_units(task, data), seed=seed, costs=prices, lr=lr, held_out="valid")
+    units = work.full_units(task, data)
+    with halves(task):
+        made = run(ARMS[arm], task, data, units, seed=seed, costs=prices, lr=lr, held_out="valid")
     labels = data.valid["labels"][0].numel()
     return float(made.right.double().mean()) / labels if made.judged is None else made.judged, made.nats

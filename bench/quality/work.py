@@ -22,6 +22,7 @@ from bench.measure import RESULTS
 from bench.quality import costs as prices
 from bench.quality.arms import ARMS
 from bench.quality.feeds import source
+from bench.quality.halves import halves
 from bench.quality.task import Data, Missing, Task
 from bench.quality.tasks import TASKS, loaded
 from bench.quality.training import Run, Stopped, run
@@ -186,7 +187,8 @@ def perform(job: Job, folder: Path, home: Path, stop: Any) -> dict[str, Any]:
         raise Missing(f"the data of {job.task} is not what its costs were measured on: measure again with --again")
     budget = job.budget * full_units(task, data)
     costs = prices.read(measured(home, job.task))
-    result = run(ARMS[job.arm], task, data, budget, seed=job.seed, costs=costs, lr=conditions["lr"], stop=stop)
+    with halves(task):
+        result = run(ARMS[job.arm], task, data, budget, seed=job.seed, costs=costs, lr=conditions["lr"], stop=stop)
     row = record(job, task, data, budget, conditions, result)
     write(job.file(home), row)
     return row
