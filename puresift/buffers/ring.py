@@ -8,6 +8,7 @@ large leaves only the chunks it writes to.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,11 +65,9 @@ def refill(buffer: Buffer, kept: Kept, *, count: int | None = None) -> Buffer:
     capacity = buffer.weights.shape[0]
     source, place, number = _sources(kept.mask, count)
     slot = (tail + place) % capacity
-    rows, weights = chunks.map_leaves(
-        lambda old, new: chunks.scatter(old, slot, new, source),
-        (buffer.rows, buffer.weights),
-        (kept.rows, kept.weights.to(buffer.weights.dtype)),
-    )
+    write: Callable[..., Any] = lambda old, new: chunks.scatter(old, slot, new, source)  # noqa: E731
+    rows = chunks.map_leaves(write, buffer.rows, kept.rows)
+    weights = write(buffer.weights, kept.weights.to(buffer.weights.dtype))
     return Buffer(rows, weights, torch.stack([held + number, due, (tail + number) % capacity]))
 
 
@@ -156,8 +155,8 @@ def pop(
 
 def rows_at(buffer: Buffer, slots: Tensor) -> tuple[Batch, Tensor]:
     """The rows and weights in these slots, Int64[n]."""
-    rows, weights = chunks.map_leaves(lambda leaf: chunks.gather(leaf, slots), (buffer.rows, buffer.weights))
-    return rows, weights
+    rows = chunks.map_leaves(lambda leaf: chunks.gather(leaf, slots), buffer.rows)
+    return rows, chunks.gather(buffer.weights, slots)
 
 
 def take(

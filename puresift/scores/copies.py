@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from itertools import chain
+from operator import is_
 from typing import Any
 
 import torch
@@ -24,9 +26,13 @@ class Live(Mapping[str, Tensor]):
 
     def __init__(self, model: nn.Module):
         self.model = model
+        self._walk: Walk | None = None
 
     def __call__(self) -> dict[str, Tensor]:
-        return tensors(unwrap(self.model))
+        model = unwrap(self.model)
+        if self._walk is None or not self._walk.holds(model):
+            self._walk = Walk(model)
+        return self._walk.tensors()
 
     def __getitem__(self, name: str) -> Tensor:
         return self()[name]
@@ -46,17 +52,48 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model if inner is None else unwrap(inner)
 
 
-def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, as `named_parameters` and `named_buffers` give them, in one walk, not two."""
-    found: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for prefix, module in model.named_modules():
-        for slots in (module._parameters, module._buffers):
-            for key, tensor in slots.items():
+class Walk:
+    """The modules of a model by name, which take longer to find than what they hold, and what they held last."""
+
+    def __init__(self, model: nn.Module):
+        named = list(model.named_modules())
+        self.names, self.modules = [name for name, _ in named], [module for _, module in named]
+        self.children = [dict(module._modules) for module in self.modules]
+        plain = all(type(module).named_modules is nn.Module.named_modules for module in self.modules)
+        self.model = model if plain else None  # who names modules in another way is asked each time
+        self.seen: tuple[list[int], list[str], list[Any]] = ([], [], [])
+        self.found: dict[str, Tensor] = {}
+
+    def holds(self, model: nn.Module) -> bool:
+        """Whether it is the walk of this model, and none of its modules was added, removed or replaced."""
+        return self.model is model and [module._modules for module in self.modules] == self.children
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name, as `named_parameters` and `named_buffers` give them, together."""
+        slots = [held for module in self.modules for held in (module._parameters, module._buffers)]
+        keys = [*chain.from_iterable(held.keys() for held in slots)]
+        values = [*chain.from_iterable(held.values() for held in slots)]
+        sizes, before, last = self.seen
+        still = list(map(len, slots)) == sizes and keys == before and all(map(is_, values, last))
+        if not still:
+            self.seen = list(map(len, slots)), keys, values
+            self.found = dict(self._named(slots))
+        return dict(self.found)
+
+    def _named(self, slots: list[Any]) -> Iterator[tuple[str, Tensor]]:
+        """Each tensor once, by its first name."""
+        seen: set[int] = set()
+        for number, held in enumerate(slots):
+            name = self.names[number // 2]
+            for key, tensor in held.items():
                 if tensor is not None and id(tensor) not in seen:
                     seen.add(id(tensor))
-                    found[f"{prefix}.{key}" if prefix else key] = tensor
-    return found
+                    yield f"{name}.{key}" if name else key, tensor
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name."""
+    return Walk(model).tensors()
 
 
 def places(model: nn.Module) -> dict[str, list[Place]]:

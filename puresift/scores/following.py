@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from puresift.scores.copies import SURROUNDINGS
-from puresift.scores.stamps import PLAIN, Stamp, constant, copyable, stamp, trained
+from puresift.scores.stamps import PLAIN, Stamped, constant, copyable, stamp, trained
 
 _STANDARD = {*vars(nn.Module()), *SURROUNDINGS, "_compiled_call_impl"}  # hooks, modes and slots: not followed
 
@@ -32,8 +32,8 @@ class Follower:
         named, images = list(model.named_modules()), list(image.modules())
         pairs = list(zip(named, images, strict=True)) if len(named) == len(images) else []  # a copy of its own making
         self.images: dict[int, nn.Module] = {id(live): other for (_, live), other in pairs}
-        self.leaves = [live._modules for (_, live), _ in pairs if not live._modules]
-        self.children = [(live._modules, tuple(live._modules.values())) for (_, live), _ in pairs if live._modules]
+        self.slots = [live._modules for (_, live), _ in pairs]
+        self.children = [dict(slots) for slots in self.slots]
         self.spaces = [_Attributes(name or "the model", vars(live), vars(other)) for (name, live), other in pairs]
         self._watch()
 
@@ -43,9 +43,9 @@ class Follower:
         Raises:
             OtherModules: a module was added, removed or replaced.
         """
-        if any(self.leaves) or any(tuple(slots.values()) != seen for slots, seen in self.children):
+        if self.slots != self.children:
             raise OtherModules
-        inside = {id(value) for value, before in self.watched if stamp(value) != before}
+        inside = {id(one.value) for one in self.watched if one.changed()}
         moved = [space for space in self.spaces if inside or not space.still()]
         memo: dict[int, Any] = dict(self.images) if moved else {}  # what modules share, their copies share
         if any([self._take(space, inside, memo) for space in moved]):
@@ -54,8 +54,7 @@ class Follower:
     def _watch(self) -> None:
         """Note the tensors and containers, which can change while they stay the same object."""
         found = {id(value): value for space in self.spaces for value in space.values if not constant(value)}
-        stamps = [(value, stamp(value)) for value in found.values()]
-        self.watched: list[tuple[Any, Stamp]] = [(value, mark) for value, mark in stamps if mark is not None]
+        self.watched = [one for one in map(Stamped, found.values()) if one.stamp is not None]
 
     def _take(self, space: _Attributes, inside: set[int], memo: dict[int, Any]) -> bool:
         """Copy the changed attributes of one module; whether one of them was or is more than a number or a name."""

@@ -7,6 +7,7 @@ import types
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -36,6 +37,23 @@ class Same:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Same) and self.value is other.value
+
+
+class Stamped:
+    """A value with its stamp. Whether it has changed is told by the objects it holds or, if need be, by a new stamp."""
+
+    def __init__(self, value: Any):
+        self.value, self.stamp = value, stamp(value)
+        parts = [] if self.stamp is None else list(_walk(value))
+        self._held = [(part, type(part), held) for part in parts if (held := _holds(part)) is not None]
+        self._written = [(part, _mark(part)) for part in parts if isinstance(part, Tensor) or _array(part)]
+
+    def changed(self) -> bool:
+        """Whether the value, or something in it, is another one now."""
+        still = all(type(part) is kind and _still(part, held) for part, kind, held in self._held)
+        if still and all(_mark(part) == before for part, before in self._written):
+            return False
+        return bool(stamp(self.value) != self.stamp)
 
 
 def constant(value: Any) -> bool:
@@ -115,6 +133,17 @@ def _parts(value: Any) -> list[Any] | None:
         return [*value]
     held = getattr(value, "__dict__", None)
     return [*held, *held.values()] if isinstance(held, dict) else None
+
+
+def _holds(part: Any) -> list[Any] | None:
+    """What a container or a plain object holds; None for what holds nothing, or is looked at in another way."""
+    return None if isinstance(part, _WHOLE) or _array(part) else _parts(part)
+
+
+def _still(part: Any, held: list[Any]) -> bool:
+    """Whether it holds the very same objects."""
+    now = _parts(part)
+    return now is not None and len(now) == len(held) and all(map(is_, now, held))
 
 
 def _mark(part: Any) -> Any:

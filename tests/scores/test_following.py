@@ -85,6 +85,45 @@ CHANGES = {
 }
 
 
+def moved(model):
+    model.last.bias, model.first.bias = model.first.bias, None
+
+
+def swapped(model):
+    model.first, model.last = model.last, model.first
+
+
+def renamed(model):
+    model.primary = model.first
+    del model.first
+
+
+BUILT = {  # what changes the names or the tensors of a model
+    **CHANGES,
+    "moved": moved,
+    "swapped": swapped,
+    "renamed": renamed,
+    "made again": lambda model: model.__init__(),
+    "a part of a leaf": lambda model: setattr(model.act, "inner", nn.Linear(2, 2)),
+    "a buffer": lambda model: model.act.register_buffer("count", torch.zeros(())),
+    "scripted": lambda model: setattr(model, "first", torch.jit.trace(nn.Linear(4, 4), X)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace")  # deprecated, and still in use
+@pytest.mark.parametrize("name", BUILT)
+def test_live_parameters_are_those_that_the_model_has_now(name):
+    model = Model()
+    params = ps.live(model)
+    for change in (lambda model: None, BUILT[name], lambda model: None):
+        change(model)
+        want = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        assert params().keys() == want.keys()
+        assert all(params[key] is want[key] for key in want if name != "scripted")
+    params().clear()
+    assert params().keys() == want.keys()
+
+
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_of_the_live_model_is_followed(name):
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from puresift.scores.stamps import constant, copyable, stamp, trained
+from puresift.scores.stamps import Stamped, constant, copyable, stamp, trained
 
 Colour = enum.Enum("Colour", "RED BLUE")
 SHARED = nn.Linear(1, 1)
@@ -42,12 +42,21 @@ VALUES = {
 @pytest.mark.parametrize("name", VALUES)
 def test_a_stamp_changes_with_its_value_alone(name):
     value, change = deepcopy(VALUES[name])  # so that the test can be run again
-    before = stamp(value)
-    assert stamp(value) == before
+    before, stamped = stamp(value), Stamped(value)
+    assert stamp(value) == before and not stamped.changed()
     if change is None:
         return
     change(value)
-    assert (stamp(value) == before) is (name == "parameter")
+    assert (stamp(value) == before) is (name == "parameter") is not stamped.changed()
+
+
+def test_an_equal_value_in_place_of_another_is_no_change():
+    settings = SimpleNamespace(scale=1.5)
+    stamped = Stamped(settings)
+    settings.scale = float("1.5")
+    assert not stamped.changed()
+    settings.scale = 2.0
+    assert stamped.changed()
 
 
 def test_training_a_parameter_is_no_change():
