@@ -60,8 +60,9 @@ class Walk:
         self.names, self.modules = [name for name, _ in named], [module for _, module in named]
         self.children = [dict(module._modules) for module in self.modules]
         plain = all(type(module).named_modules is nn.Module.named_modules for module in self.modules)
-        self.model = model if plain else None  # who names modules in another way is asked each time
-        self.seen: tuple[list[int], list[str], list[Any]] = ([], [], [])
+        scripted = any(isinstance(module, torch.jit.ScriptModule) for module in self.modules)
+        self.model = model if plain and not scripted else None  # others are walked each time
+        self.last: tuple[list[int], list[str], list[Any]] = ([], [], [])
         self.found: dict[str, Tensor] = {}
 
     def holds(self, model: nn.Module) -> bool:
@@ -71,14 +72,14 @@ class Walk:
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and buffers by name, as `named_parameters` and `named_buffers` give them, together."""
         slots = [held for module in self.modules for held in (module._parameters, module._buffers)]
-        keys = [*chain.from_iterable(held.keys() for held in slots)]
-        values = [*chain.from_iterable(held.values() for held in slots)]
-        sizes, before, last = self.seen
-        still = list(map(len, slots)) == sizes and keys == before and all(map(is_, values, last))
-        if not still:
-            self.seen = list(map(len, slots)), keys, values
-            self.found = dict(self._named(slots))
-        return dict(self.found)
+        if self.model is None:
+            return dict(self._named(slots))
+        some = [held for held in slots if held]
+        sizes, keys = [*map(len, slots)], [*chain.from_iterable(some)]
+        values = [*chain.from_iterable([held.values() for held in some])]
+        if sizes != self.last[0] or keys != self.last[1] or not all(map(is_, values, self.last[2])):
+            self.last, self.found = (sizes, keys, values), dict(self._named(slots))
+        return self.found.copy()
 
     def _named(self, slots: list[Any]) -> Iterator[tuple[str, Tensor]]:
         """Each tensor once, by its first name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import types
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from operator import is_
 from typing import Any
@@ -45,15 +45,17 @@ class Stamped:
     def __init__(self, value: Any):
         self.value, self.stamp = value, stamp(value)
         parts = [] if self.stamp is None else list(_walk(value))
-        self._held = [(part, type(part), held) for part in parts if (held := _holds(part)) is not None]
+        readers = [(part, None if isinstance(part, _WHOLE) or _array(part) else _reader(part)) for part in parts]
+        self._held = [(part, type(part), read, read(part)) for part, read in readers if read is not None]
         self._written = [(part, _mark(part)) for part in parts if isinstance(part, Tensor) or _array(part)]
 
     def changed(self) -> bool:
         """Whether the value, or something in it, is another one now."""
-        still = all(type(part) is kind and _still(part, held) for part, kind, held in self._held)
-        if still and all(_mark(part) == before for part, before in self._written):
-            return False
-        return bool(stamp(self.value) != self.stamp)
+        for part, kind, read, held in self._held:
+            now = read(part)
+            if len(now) != len(held) or not all(map(is_, now, held)) or type(part) is not kind:
+                return bool(stamp(self.value) != self.stamp)
+        return any(_mark(part) != before for part, before in self._written)
 
 
 def constant(value: Any) -> bool:
@@ -121,29 +123,31 @@ def _walk(value: Any) -> Iterator[Any]:
 
 def _parts(value: Any) -> list[Any] | None:
     """What a container or a plain object holds; None for others."""
+    read = _reader(value)
+    return None if read is None else read(value)
+
+
+def _reader(value: Any) -> Callable[[Any], list[Any]] | None:
+    """What gives the parts of such a container or object; None for what is not looked into."""
     if isinstance(value, (nn.Module, types.ModuleType)):
         return None
     if isinstance(value, types.MethodType):
-        return [value.__self__, value.__func__]
+        return lambda method: [method.__self__, method.__func__]
     if isinstance(value, partial):
-        return [value.func, *value.args, *value.keywords.values()]
+        return lambda bound: [bound.func, *bound.args, *bound.keywords.values()]
     if isinstance(value, dict):
-        return [*value, *value.values()]
+        return _entries
     if isinstance(value, list | tuple | set | frozenset | deque):
-        return [*value]
-    held = getattr(value, "__dict__", None)
-    return [*held, *held.values()] if isinstance(held, dict) else None
+        return list
+    return _attributes if isinstance(getattr(value, "__dict__", None), dict) else None
 
 
-def _holds(part: Any) -> list[Any] | None:
-    """What a container or a plain object holds; None for what holds nothing, or is looked at in another way."""
-    return None if isinstance(part, _WHOLE) or _array(part) else _parts(part)
+def _entries(held: dict[Any, Any]) -> list[Any]:
+    return [*held, *held.values()]
 
 
-def _still(part: Any, held: list[Any]) -> bool:
-    """Whether it holds the very same objects."""
-    now = _parts(part)
-    return now is not None and len(now) == len(held) and all(map(is_, now, held))
+def _attributes(value: Any) -> list[Any]:
+    return _entries(value.__dict__)
 
 
 def _mark(part: Any) -> Any:
