@@ -12,6 +12,7 @@ from puresift.settings import Number
 from puresift.types import Losses
 
 SORTED_UP_TO = 8192  # values; sorting more is slow on a CPU
+COMPARED = 2**22  # pairs of values; more are compared slower than sorted, even in one kernel
 PIECE = 2**16  # values; copies of so many stay in the cache of a CPU, where memory asked anew for all is slow
 
 
@@ -30,6 +31,38 @@ def rank_bounds(ordered: Tensor, losses: Losses, seen: Tensor | None = None) -> 
     return torch.searchsorted(ordered, losses), torch.searchsorted(ordered, losses, right=True)
 
 
+def ranks(values: Tensor, losses: Losses, seen: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`rank_bounds` among values in any order; compiled, by comparing all pairs, which fuses where a sort does not.
+
+    Args:
+        values: Float[n].
+        losses: Float[B].
+        seen: as in `rank_bounds`.
+
+    Returns:
+        Two Int64[B].
+    """
+    if torch.compiler.is_compiling() and values.shape[0] * losses.shape[0] <= COMPARED:
+        return (values < losses[:, None]).sum(1), (values <= losses[:, None]).sum(1)
+    return rank_bounds(values.sort().values, losses, seen)
+
+
+def median(values: Tensor, finite: Tensor) -> Tensor:
+    """Float[]: the middle one of the finite values, the lower one of two; NaN where none is finite.
+
+    Args:
+        values: Float[B].
+        finite: Bool[B].
+    """
+    if not (torch.compiler.is_compiling() and 0 < values.shape[0] ** 2 <= COMPARED):
+        return torch.where(finite, values, torch.nan).nanmedian()
+    last = torch.where(finite, values, torch.inf)  # behind the finite ones
+    below, upto = ranks(last, last)
+    middle = (finite.sum() - 1) // 2
+    found = torch.where((below <= middle) & (middle < upto), last, -torch.inf).amax()
+    return torch.where(middle < 0, torch.nan, found)
+
+
 def beside(ordered: Tensor, losses: Losses) -> Losses:
     """The losses, copied: under a vmap over states only, searchsorted warns about an expanded view."""
     return losses + torch.zeros_like(ordered[:1])
@@ -43,7 +76,7 @@ def inside(history: Tensor, seen: Tensor, losses: Losses, low: Number, high: Num
     Returns:
         Float[B] in [0, 1].
     """
-    below, upto = rank_bounds(history.sort().values, losses)
+    below, upto = ranks(history, losses)
     number = seen.clamp(max=history.shape[0]).double()
     span = (number * high).minimum(upto) - (number * low).maximum(below)
     return (span / (upto - below)).clamp(0, 1).float()

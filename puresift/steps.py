@@ -14,6 +14,7 @@ from puresift.buffers import ring
 from puresift.buffers.windows import Windows
 from puresift.cascades import Cascade, Thinned, thinning
 from puresift.errors import SiftError
+from puresift.order import median
 from puresift.rules.counting import Count, count_of
 from puresift.rules.planning import always, never
 from puresift.scores.guarding import Frozen, detached
@@ -175,5 +176,4 @@ def _select(
 
 def _stand_in(losses: Losses, finite: Tensor) -> Losses:
     """The losses with the pool's median finite loss in place of NaN and infinities."""
-    median = torch.where(finite, losses, torch.nan).nanmedian()
-    return torch.where(finite, losses, median.nan_to_num(0.0))
+    return torch.where(finite, losses, median(losses, finite).nan_to_num(0.0))

@@ -88,6 +88,16 @@ def scatter(leaf: Tensor | Chunked, slots: Tensor, rows: Tensor, source: Tensor)
     return Chunked(tuple(parts))
 
 
+def merge(leaf: Tensor | Chunked, new: Tensor, rows: Tensor, source: Tensor) -> Tensor | Chunked:
+    """The same for all slots at once: `rows[source]` where a slot is `new`, source and new Int64[C] and Bool[C]."""
+    if isinstance(leaf, Chunked):
+        merged = merge(torch.cat(leaf.parts), new, rows, source)
+        assert isinstance(merged, Tensor)
+        return Chunked(merged.split(len(leaf.parts[0])))
+    come = _known(rows).index_select(0, source)
+    return torch.where(new.view(-1, *[1] * (leaf.ndim - 1)), come, _known(leaf)).view(leaf.dtype)
+
+
 def _known(leaf: Tensor) -> Tensor:
     """The same bytes, in a type that can be indexed."""
     kind = _BYTES.get(leaf.dtype)

@@ -8,6 +8,7 @@ large leaves only the chunks it writes to.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,11 +64,14 @@ def refill(buffer: Buffer, kept: Kept, *, count: int | None = None) -> Buffer:
     """
     held, due, tail = buffer.fill.unbind()
     capacity = buffer.weights.shape[0]
-    source, place, number = _sources(kept.mask, count)
-    slot = (tail + place) % capacity
-    write: Callable[..., Any] = lambda old, new: chunks.scatter(old, slot, new, source)  # noqa: E731
-    rows = chunks.map_leaves(write, buffer.rows, kept.rows)
-    weights = write(buffer.weights, kept.weights.to(buffer.weights.dtype))
+    number: Tensor | int
+    if torch.compiler.is_compiling():
+        write, number = _merging(kept.mask, (torch.arange(capacity, device=tail.device) - tail) % capacity)
+    else:
+        source, place, number = _sources(kept.mask, count)
+        write = partial(chunks.scatter, slots=(tail + place) % capacity, source=source)
+    rows = chunks.map_leaves(lambda old, new: write(old, rows=new), buffer.rows, kept.rows)
+    weights: Any = write(buffer.weights, rows=kept.weights.to(buffer.weights.dtype))
     return Buffer(rows, weights, torch.stack([held + number, due, (tail + number) % capacity]))
 
 
@@ -76,24 +80,36 @@ def _sources(mask: Tensor, count: int | None) -> tuple[Tensor, Tensor, Tensor | 
 
     Of a pool that keeps nothing, its first row is written to the slot that the next kept row overwrites.
     """
-    if not torch.compiler.is_compiling():
-        try:
-            mask.data_ptr()  # under vmap there is none, and the number of rows cannot be known
-            if count is not None:
-                source = torch.nonzero_static(mask, size=count, fill_value=-1)[:, 0]
-                source = source.maximum(source[:1].clamp(min=0))
-                return source, torch.arange(count, device=mask.device), count
-            if mask.device.type == "cpu":
-                source = mask.nonzero()[:, 0]
-                number = len(source)
-                source = source if number else torch.zeros(mask[:1].shape, dtype=torch.int64)
-                return source, torch.arange(len(source)), number
-        except RuntimeError:
-            pass
-    kept = mask.sum()
+    try:
+        mask.data_ptr()  # under vmap there is none, and the number of rows cannot be known
+        if count is not None:
+            source = torch.nonzero_static(mask, size=count, fill_value=-1)[:, 0]
+            source = source.maximum(source[:1].clamp(min=0))
+            return source, torch.arange(count, device=mask.device), count
+        if mask.device.type == "cpu":
+            source = mask.nonzero()[:, 0]
+            number = len(source)
+            source = source if number else torch.zeros(mask[:1].shape, dtype=torch.int64)
+            return source, torch.arange(len(source)), number
+    except RuntimeError:
+        pass
+    sums = mask.cumsum(0)
+    kept = sums[-1] if len(mask) else mask.sum()
     # Past the last kept row, write that row again to the same slot: nothing changes, and shapes stay fixed.
     place = torch.arange(mask.shape[0], device=mask.device).minimum((kept - 1).clamp(min=0))
-    return torch.argsort((~mask).to(torch.uint8), stable=True)[place], place, kept
+    return torch.searchsorted(sums, place + 1) % max(mask.shape[0], 1), place, kept
+
+
+def _merging(mask: Tensor, place: Tensor) -> tuple[Callable[..., Any], Tensor]:
+    """What `_sources` is for, in a form that fuses: all slots read, of which `place`, Int64[C], is the how many-th.
+
+    Returns:
+        `write(leaf, rows=...)`, and the number kept.
+    """
+    sums = mask.cumsum(0)
+    kept = mask.sum()
+    source = (sums <= place[:, None]).sum(1) % mask.shape[0]  # the row that comes to each slot
+    return partial(chunks.merge, new=place < kept.clamp(min=1), source=source), kept
 
 
 def full(buffer: Buffer) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from puresift.errors import SiftError
-from puresift.order import beside, mean, rank_bounds
+from puresift.order import beside, mean, rank_bounds, ranks
 from puresift.rules.sketches import Placed, SketchState, by_sketch
 from puresift.types import Losses
 
@@ -64,7 +64,7 @@ class WindowState(NamedTuple):
 
 def _by_history(state: RelativeState, losses: Losses) -> tuple[RelativeState, Placed]:
     state = RelativeState(*remember(state.history, state.seen, losses))
-    below, upto = rank_bounds(state.history.sort().values, losses, state.seen)
+    below, upto = ranks(state.history, losses, state.seen)
     return state, Placed(below, upto, state.seen.clamp(max=state.history.shape[0]))
 
 
@@ -77,7 +77,7 @@ def _by_order(state: OrderedState, losses: Losses) -> tuple[OrderedState, Placed
 
 
 def _by_itself(state: WindowState, losses: Losses) -> tuple[WindowState, Placed]:
-    below, upto = rank_bounds(losses.sort().values, losses)
+    below, upto = ranks(losses, losses)
     return state, Placed(below, upto, losses.shape[0])
 
 
@@ -160,7 +160,12 @@ def remember(history: Tensor, seen: Tensor, losses: Losses) -> tuple[Tensor, Ten
     Raises:
         SiftError: the pool is longer than the history.
     """
-    return history.index_copy(0, slots(history, seen, losses), losses), seen + losses.shape[0]
+    place = slots(history, seen, losses)
+    if torch.compiler.is_compiling() and losses.shape[0]:  # to read every slot anew fuses, as writing to some does not
+        number = (torch.arange(history.shape[0], device=losses.device) - seen) % history.shape[0]
+        come = losses[number.clamp(max=losses.shape[0] - 1)]
+        return torch.where(number < losses.shape[0], come, history), seen + losses.shape[0]
+    return history.index_copy(0, place, losses), seen + losses.shape[0]
 
 
 def exchange(ordered: Tensor, leaving: Tensor, coming: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from puresift import settings
 from puresift.errors import SiftError
-from puresift.order import rank_bounds
+from puresift.order import ranks
 from puresift.rules import histories
 from puresift.rules.counting import counted
 from puresift.rules.planning import always, fill
@@ -120,7 +120,7 @@ def top(keep: Number) -> Rule:
 
     def select(state: TopState, losses: Losses, **columns: Any) -> tuple[TopState, Odds]:
         losses, size = losses.float(), losses.shape[0]
-        below, upto = rank_bounds(losses.sort().values, losses)
+        below, upto = ranks(losses, losses)
         probs = ((keep * size - (size - upto)) / (upto - below)).clamp(0, 1).to(losses.dtype)
         return state, Odds(probs, torch.ones_like(probs))
 
@@ -185,7 +185,7 @@ def ranked(keep: Number) -> Rule:
         losses, size = losses.float(), losses.shape[0]
         middle = (torch.arange(size, device=losses.device, dtype=torch.float64) + 0.5) / size
         sums = torch.nn.functional.pad((middle ** (1 / keep - 1)).cumsum(0), (1, 0))
-        below, upto = rank_bounds(losses.sort().values, losses)
+        below, upto = ranks(losses, losses)
         probs = fill((sums[upto] - sums[below]) / (upto - below), keep * size)
         return state, Odds(probs, torch.ones_like(probs))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from puresift import settings
 from puresift.errors import SiftError
 from puresift.ids import Ids, by_id, checked, ids_of
-from puresift.order import rank_bounds
+from puresift.order import ranks
 from puresift.scores.losses import lift
 from puresift.types import Batch, Losses, Params, Score, ScoreFn
 
@@ -90,7 +90,7 @@ def rank_mix(*scores: ScoreFn | Score) -> Score:
     def mean_rank(losses: list[Losses]) -> Losses:
         shares = []
         for values in (one.float() for one in losses):
-            below, upto = rank_bounds(values.sort().values, values)
+            below, upto = ranks(values, values)
             shares.append(torch.where(values.isfinite(), (below + upto) / (2 * values.shape[0]), torch.nan))
         return torch.stack(shares).mean(0)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from puresift import trees
 from puresift.cascades import Cascade, CascadeState, cascade
 from puresift.errors import SiftError
-from puresift.order import rank_bounds
+from puresift.order import ranks
 from puresift.rules.weighing import importance
 from puresift.scores.integers import int8, multiplies
 from puresift.trials.merits import AnyScore, Merit, Rules, looks, merit
@@ -156,5 +156,5 @@ def rank_correlation(one: Tensor, other: Tensor) -> float:
         return 1.0
     if not bool(other.isfinite().all()):
         return float("nan")
-    middle = [torch.stack(rank_bounds(losses.sort().values, losses)).sum(0).double() for losses in (one, other)]
+    middle = [torch.stack(ranks(losses, losses)).sum(0).double() for losses in (one, other)]
     return float(torch.corrcoef(torch.stack(middle))[0, 1].nan_to_num(0.0))
