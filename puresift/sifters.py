@@ -17,7 +17,7 @@ from puresift.errors import ArgumentError, SiftError
 from puresift.scores.compiling import limits
 from puresift.scores.losses import Stateless, lift
 from puresift.scores.model import per_row
-from puresift.steps import Column, Looked, Parts, decided, known, looked, wanted
+from puresift.steps import Column, Looked, Parts, decided, known, looked, measured, wanted
 from puresift.types import (
     Batch,
     Draw,
@@ -212,8 +212,9 @@ def _kept(
     parts: Parts, state: SiftState, pool: Looked, through: bool, uniforms: Tensor | None
 ) -> tuple[SiftState, Info]:
     """The state after a pool that was looked at, and its info: what can be compiled, whatever the score."""
+    losses, finite = measured(pool)
     columns = pool.columns if pool.thinned is None else trees.index(pool.columns, pool.thinned.rows)
-    ruled, odds, mask = decided(parts, state, pool.losses, pool.finite, columns, through, uniforms)
+    ruled, odds, mask = decided(parts, state, losses, finite, columns, through, uniforms)
     count = None if through else parts.exactly(len(mask))
     if pool.thinned is not None:
         odds = Odds(odds.probs * pool.thinned.probs, odds.weights * pool.thinned.weights)
@@ -221,12 +222,12 @@ def _kept(
     after = SiftState(pool.score, ruled, buffer, state.key, state.step + 1)
     choices = torch.arange(2, device=state.step.device).unbind()
     none = choices[0]
-    bad = none if pool.finite is None else (~pool.finite).sum()
+    bad = none if finite is None else (~finite).sum()
     refused = bad if parts.nonfinite == "raise" else none
     cut, widths = none if pool.cut is None else pool.cut, parts.windows.widths(buffer, state.key)
     signal = signals.pack(buffer.fill, refused, wanted(parts, after, choices), widths, cut)
     extra = {**pool.columns, "nonfinite": bad[None], signals.NAME: signal}
-    info = Info(pool.losses, odds, mask, extra)
+    info = Info(losses, odds, mask, extra)
     return after, info if pool.thinned is None else spread(info, pool.thinned)
 
 

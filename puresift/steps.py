@@ -71,8 +71,8 @@ class Looked(NamedTuple):
 
     rows: Batch  # as the buffer holds them
     score: Any  # the score's state
-    losses: Losses
-    finite: Tensor | None  # Bool[B]; None where the pool was not scored
+    losses: Losses  # as the score gave them; NaN where there is none
+    scored: bool
     columns: dict[str, Tensor]  # of the whole pool
     thinned: Thinned | None  # which rows of the pool the others are; None for all of them
     cut: Tensor | None  # Int64[], rows that would lose content; None where none can
@@ -82,10 +82,21 @@ def looked(parts: Parts, state: SiftState, params: Params | Callable[[], Params]
     """A pool, a tree of tensors, checked and scored."""
     rows = _stored(parts, state, detached(batch))
     cut, size = parts.windows.cut(rows), trees.batch_size(batch)
-    remembered, losses, finite, thinned = _score(parts, state, params, batch)
+    remembered, losses, scored, thinned = _score(parts, state, params, batch)
     columns = {name: infos.a_row(f"the column {name!r}", of(batch), size) for name, of in parts.columns.items()}
     rows = rows if thinned is None else trees.index(rows, thinned.rows)
-    return Looked(rows, remembered, losses, finite, detached(columns), thinned, cut)
+    return Looked(rows, remembered, losses, scored, detached(columns), thinned, cut)
+
+
+def measured(pool: Looked) -> tuple[Losses, Tensor | None]:
+    """A pool's losses, and Bool[B], which of them are finite; None where it was not scored.
+
+    A copy, for the score may write its next answer over this one.
+    """
+    if not pool.scored:
+        return pool.losses, None
+    losses = pool.losses.to(torch.float32, copy=True)
+    return losses, losses.isfinite()
 
 
 def decided(
@@ -138,15 +149,15 @@ def _stored(parts: Parts, state: SiftState, batch: Batch) -> Batch:
 
 def _score(
     parts: Parts, state: SiftState, params: Params | Callable[[], Params] | None, batch: Batch
-) -> tuple[Any, Losses, Tensor | None, Thinned | None]:
-    """The score's state, the losses, which are finite, and of which rows; NaN and None where none is scored."""
+) -> tuple[Any, Losses, bool, Thinned | None]:
+    """The score's state, the losses, whether they were scored, and of which rows; NaN where they were not."""
     if params is not None:
         given(params)
     if not isinstance(params, dict) and callable(params):
         params = params() if parts.score is not None and bool(parts.rule.wants(state.rule)) else None
     size = trees.batch_size(batch)
     if params is None or parts.score is None:
-        return state.score, torch.full((size,), torch.nan, device=state.step.device), None, None
+        return state.score, torch.full((size,), torch.nan, device=state.step.device), False, None
     rows, thinned = Frozen(batch), None
     if isinstance(parts.score, Cascade):
         key = thinning(state.key, state.step)
@@ -155,9 +166,7 @@ def _score(
     else:
         remembered, losses = parts.score.apply(state.score, params, batch)
     rows.compare()
-    # A copy without a graph: the score may write its next answer over this one, and histories would keep its graph.
-    losses = per_row(losses, size).detach().to(torch.float32, copy=True)
-    return detached(remembered), losses, losses.isfinite(), thinned
+    return detached(remembered), per_row(losses, size).detach(), True, thinned  # histories would keep a graph
 
 
 def _select(

@@ -18,7 +18,7 @@ from puresift.distributed.packing import packed, unpacked
 from puresift.distributed.pacts import Pact
 from puresift.distributed.ranks import place
 from puresift.errors import SiftError
-from puresift.steps import Looked, Parts, decided, looked, wanted
+from puresift.steps import Looked, Parts, decided, looked, measured, wanted
 from puresift.types import Batch, Info, Kept, Odds, Params, SiftState
 from puresift.uniforms import Uniforms
 
@@ -104,11 +104,13 @@ class Together:
         own = None if batch is None else looked(parts, state, params, batch)
         if self._company is not None:
             self._company.wait(True)
-        met = self.pact.agree(*((0, 0, 0) if own is None else (len(own.losses), 1, int(own.finite is not None))))
+        met = self.pact.agree(*((0, 0, 0) if own is None else (len(own.losses), 1, int(own.scored))))
         if not any(there for _, there, _ in met):
             self.pact.close()
             return state, None
         pool = self._nothing(state) if own is None else own
+        given, known = measured(pool)
+        pool = pool._replace(losses=given)
         sizes = [rows for rows, *_ in met]
         losses, finite, columns = self._joined(pool, sizes, any(scored for *_, scored in met))
         self._refuse(losses, finite, sizes, int(state.step))
@@ -126,7 +128,7 @@ class Together:
         if len(weights):
             buffer = refill(buffer, Kept(rows, weights, torch.ones_like(weights, dtype=torch.bool)))
         after = SiftState(pool.score, ruled, buffer, state.key, state.step + 1)
-        bad = torch.zeros_like(state.step) if pool.finite is None else (~pool.finite).sum()
+        bad = torch.zeros_like(state.step) if known is None else (~known).sum()
         signal = self._signal(after, dealt.batches, pool.cut)
         return after, here._replace(extra={**here.extra, "nonfinite": bad[None], signals.NAME: signal})
 
@@ -135,7 +137,7 @@ class Together:
         row = trees.index(example(state.buffer), slice(0, 1))
         columns = {name: of(row)[:0] for name, of in self._parts.columns.items()}
         none = state.buffer.weights[:0]
-        return Looked(trees.index(row, slice(0, 0)), state.score, none, none.bool(), columns, None, None)
+        return Looked(trees.index(row, slice(0, 0)), state.score, none, False, columns, None, None)
 
     def _joined(self, pool: Looked, sizes: list[int], scored: bool) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
         """The losses, which of them are finite, and the columns of all ranks."""
