@@ -22,10 +22,14 @@ PRODUCTS = {ATEN.mm.default, ATEN.addmm.default, ATEN.bmm.default, ATEN.baddbmm.
 NATIVE = "AVX512", "AMX"  # how the names of processors' instructions begin where bfloat16 is fast
 
 
+def native() -> bool:
+    """Whether the device is fast at bfloat16."""
+    return device().type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith(NATIVE)
+
+
 def halves(task: Task) -> AbstractContextManager[Any]:
     """Within it a task's matrices of bfloat16 are multiplied in float32, on a processor that is slow at them."""
-    native = device().type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith(NATIVE)
-    return nullcontext() if native or torch.bfloat16 not in (task.dtype, task.scored) else Widened()
+    return nullcontext() if native() or torch.bfloat16 not in (task.dtype, task.scored) else Widened()
 
 
 class Widened(TorchDispatchMode):

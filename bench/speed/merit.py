@@ -14,7 +14,8 @@ remembered losses are taught by training alone, as it goes. `--seconds` ends tra
 comes first. `--times` charges what another machine was measured to take, where this one is slow at 16 or 8 bits; how
 far a score lowers the variance is the same on both. `width` tells from where on a linear layer gains by 8 bits. Without
 `--data` (a folder that holds sst2/ or glue-sst2/) sentences are the embedded corpus's. A machine without 8-bit products
-leaves the arms out that need them.
+leaves the arms out that need them. One that is slow at bfloat16 scores in float32, compiled, in its place, and does not
+time 8 bits. "Free" is what a scorer would be worth if it cost nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from torch import Tensor, nn
 
 import puresift as ps
 from bench.measure import figure, interleaved, ratio, save, spread
+from bench.quality.halves import native
 from bench.quality.nets import Encoder
 from models import bert, data
 from models.reviews import phrases
@@ -128,13 +130,13 @@ def encoder(folder: str | None, number: int) -> Subject:
 SUBJECTS = {"minilm": minilm, "encoder": encoder}
 
 
-def probe(subject: Subject, layers: int) -> Any:
+def probe(subject: Subject, layers: int, half: bool) -> Any:
     """A probe of the mean over the tokens, some dozens of its directions, apart for each label."""
     generator = torch.Generator().manual_seed(layers)
     onto = torch.randn(subject.size, KNOWN, generator=generator) / subject.size**0.5
 
     def features(model: Any, batch: Rows) -> Tensor:
-        with torch.autocast("cpu", HALF, enabled=layers > 0):
+        with torch.autocast("cpu", HALF, enabled=half and layers > 0):
             state = subject.hidden(model, batch, layers).float()
         share = batch["attention_mask"].float()
         mean = (state * share[..., None]).sum(1) / share.sum(1, keepdim=True)
@@ -146,23 +148,27 @@ def probe(subject: Subject, layers: int) -> Any:
 class Scorers:
     """All scorers of a model, and what those that learn know so far."""
 
-    def __init__(self, subject: Subject, anyway: bool):
+    def __init__(self, subject: Subject, anyway: bool, half: bool = True):
         self.subject, whole = subject, ps.batched(subject.model, subject.loss)
-        self.plain = {"fp32": whole, "bf16 compiled": ps.compiled(ps.autocast(whole), pad=PADS)}
+        kind, one = ("bf16", ps.autocast(whole)) if half else ("fp32", whole)
+        self.plain = {"fp32": whole, f"{kind} compiled": ps.compiled(one, pad=PADS)}
+        cheap = dict(self.plain)
         if anyway or integers.multiplies("cpu", None):
-            eight = ps.int8(ps.autocast(whole), least=subject.least, anyway=anyway)
-            self.plain["int8 compiled"] = ps.compiled(eight, pad=PADS)
-        self.probes = {"probe": probe(subject, subject.half), "embeddings": probe(subject, 0)}
+            eight = ps.int8(one, least=subject.least, anyway=anyway)
+            self.plain["int8 compiled" if half else "int8"] = ps.compiled(eight, pad=PADS) if half else eight
+            cheap = dict(self.plain) if half else cheap
+        self.probes = {"probe": probe(subject, subject.half, half), "embeddings": probe(subject, 0, half)}
         self.known = {name: one.init() for name, one in self.probes.items()}
         self.memory = ps.recalled(len(subject.rows["id"]))
         self.losses = self.memory.init()
         self.cascades = {
             f"cascade by {how}, {name.split()[0]}": (how, ps.cascade(first, score, keep=KEEP))
             for how, first in (("probe", self.probes["embeddings"]), ("remembered", self.memory))
-            for name, score in self.plain.items()
+            for name, score in cheap.items()
             if name != "fp32"
         }
         self.names = [*self.plain, "probe", *self.cascades]
+        self.priced = [name for name in self.names if name != "int8"]
 
     def learn(self, pool: Rows, losses: Tensor) -> None:
         """What a training step tells, for nothing but the probes' own features."""
@@ -269,9 +275,10 @@ def run(task: str, precision: str, args: argparse.Namespace, keep: Callable[[dic
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)  # for which is compiled
     subject = SUBJECTS[task](args.data, args.rows)
-    scorers, feed = Scorers(subject, args.anyway), pools(subject.rows)
+    half = native() or args.times is not None
+    scorers, feed = Scorers(subject, args.anyway, half), pools(subject.rows)
     first = next(feed)
-    for name in scorers.names:
+    for name in scorers.priced:
         scorers.once(name, first)
     print(f"{task} {precision}: {time.perf_counter() - began:.0f} s until all is compiled", flush=True)
     found: dict[str, Any] = {"task": task, "precision": precision, "looks": []}
@@ -279,9 +286,10 @@ def run(task: str, precision: str, args: argparse.Namespace, keep: Callable[[dic
         record = json.loads(args.times.read_text())
         found |= {name: record["run"][name] for name in ("phi", "seconds")} | {"timed_on": record["hardware"]}
     else:
-        times = timed(subject, scorers, first, args.rounds, lambda: spent() > 0.55)
+        steps = {name: kind for name, kind in STEPS.items() if half or name == "fp32"}
+        times = timed(subject, scorers, first, steps, args.rounds, lambda: spent() > 0.55)
         print(f"  {len(times['fp32'])} rounds of timing: {time.perf_counter() - began:.0f} s", flush=True)
-        found["phi"] = {name: {of: ratio(times[name], times[f"step {of}"]) for of in STEPS} for name in scorers.names}
+        found["phi"] = {name: {of: ratio(times[name], times[f"step {of}"]) for of in steps} for name in scorers.priced}
         found["seconds"] = {name: spread(values) for name, values in times.items()}
     phi = found["phi"]
     step, begin, number = trainer(subject, subject.model, STEPS[precision], subject.lr), spent(), 0
@@ -295,7 +303,9 @@ def run(task: str, precision: str, args: argparse.Namespace, keep: Callable[[dic
         torch.set_num_threads(args.threads)
         seen = look(subject, scorers, [next(feed) for _ in range(args.pools)], number, args)
         worths = {
-            name: {of: worth(seen.moments[name], phi[name][of]["median"]) for of in STEPS} for name in scorers.names
+            name: {of: worth(seen.moments[name], price["median"]) for of, price in phi.get(name, {}).items()}
+            | {"free": worth(seen.moments[name], 0.0)}
+            for name in scorers.names
         }
         found["looks"].append({"step": number, "loss": seen.loss, "ranks": seen.ranks, "merit": worths})
         print(f"  after {number} steps: loss {seen.loss:.3f}, {time.perf_counter() - began:.0f} s", flush=True)
@@ -304,14 +314,19 @@ def run(task: str, precision: str, args: argparse.Namespace, keep: Callable[[dic
 
 
 def timed(
-    subject: Subject, scorers: Scorers, pool: Rows, rounds: int, over: Callable[[], bool]
+    subject: Subject,
+    scorers: Scorers,
+    pool: Rows,
+    steps: dict[str, torch.dtype],
+    rounds: int,
+    over: Callable[[], bool],
 ) -> dict[str, list[float]]:
-    """Seconds of every scorer and of both steps, in turns; at least two rounds, however long they take."""
+    """Seconds of every scorer and of the steps, in turns; at least two rounds, however long they take."""
     arms: dict[str, Callable[[], Any]] = {
         f"step {name}": partial(trainer(subject, copy.deepcopy(subject.model), kind, 1e-9), pool)
-        for name, kind in STEPS.items()
+        for name, kind in steps.items()
     }
-    arms |= {name: partial(scorers.once, name, pool) for name in scorers.names}
+    arms |= {name: partial(scorers.once, name, pool) for name in scorers.priced}
     times = interleaved(arms, rounds=1, warmup=1)
     while len(times["fp32"]) < rounds and (len(times["fp32"]) < 2 or not over()):
         for name, more in interleaved(arms, rounds=1, warmup=0).items():
@@ -320,21 +335,27 @@ def timed(
 
 
 def show(found: dict[str, Any]) -> None:
-    steps, last = found["seconds"], found["looks"][-1]
+    seconds, last = found["seconds"], found["looks"][-1]
+    prices = list(found["phi"]["fp32"])  # steps in float32, and in bfloat16 where that was timed
+    ends = ", ".join(f"{of} {seconds[f'step {of}']['median'] * 1e3:.0f} ms" for of in prices)
     print(
         f"\n{found['task']}, trained in {found['precision']} for {last['step']} steps to a loss of {last['loss']:.3f}; "
-        f"a step: fp32 {steps['step fp32']['median'] * 1e3:.0f} ms, bf16 {steps['step bf16']['median'] * 1e3:.0f} ms"
+        f"a step: {ends}"
     )
     heads = "".join(f" {'at ' + str(one['step']):>8}" for one in found["looks"])
-    print(f"{'scorer':32} {'ms':>7} {'phi fp32':>9} {'bf16':>6}  merit, fp32:{heads}   bf16:{heads}   best k, ranks")
-    for name, phi in found["phi"].items():
-        cells = {of: "".join(f" {one['merit'][name][of]['merit']:8.2f}" for one in found["looks"]) for of in STEPS}
+    columns = "".join(f"  merit, {of}:{heads}" for of in (*prices, "free"))
+    print(f"{'scorer':32} {'ms':>7} {'phi':>13}{columns}   best k, ranks")
+    for name, worths in last["merit"].items():
+        phi, ms = found["phi"].get(name), seconds.get(name)
+        price = " ".join(f"{phi[of]['median']:6.3f}" for of in prices) if phi else ""
+        cells = ""
+        for of in (*prices, "free"):
+            each = [one["merit"][name].get(of) for one in found["looks"]]
+            cells += " " * (9 + len(of)) + "".join(f" {one['merit']:8.2f}" if one else " " * 9 for one in each)
+        took = f"{ms['median'] * 1e3:7.1f}" if ms else " " * 7
         rank = last["ranks"].get(name)
-        print(
-            f"{name:32} {steps[name]['median'] * 1e3:7.1f} {phi['fp32']['median']:9.3f} {phi['bf16']['median']:6.3f} "
-            f"{'':13}{cells['fp32']} {'':7}{cells['bf16']}   {last['merit'][name][found['precision']]['keep']:.2f}"
-            + ("" if rank is None else f"  {rank:.4f}")
-        )
+        best = worths.get(found["precision"], worths["free"])["keep"]
+        print(f"{name:32} {took} {price:>13}{cells}   {best:.2f}" + ("" if rank is None else f"  {rank:.4f}"))
 
 
 def draw(runs: list[dict[str, Any]], *panels: Any) -> None:
@@ -389,6 +410,8 @@ def main() -> None:
     parser.add_argument("--times", type=Path, metavar="RESULT", help="another machine's, whose times are charged here")
     parser.add_argument("--join", nargs="+", type=Path, help="results of several runs, for one table and one figure")
     args = parser.parse_args()
+    if args.precision == "bf16" and not native():
+        parser.error("this processor has no instructions for bfloat16; train in fp32")
     warnings.filterwarnings("ignore", message="There is a performance drop")
     if args.join:
         records = [json.loads(path.read_text()) for path in args.join]

@@ -46,6 +46,14 @@ def test_sums_over_pools_are_a_merit_of_all():
     assert merit.worth({0.5: (1.0, 0.5), 1.0: (1.0, math.inf)}, 0.5)["keep"] == 0.5
 
 
+def test_a_machine_that_is_slow_at_bfloat16_scores_in_float32(subject, monkeypatch):
+    monkeypatch.setattr(ps, "compiled", lambda score, **settings: score)
+    scorers = merit.Scorers(subject, anyway=True, half=False)
+    assert set(scorers.plain) == {"fp32", "fp32 compiled", "int8"}
+    assert set(scorers.names) - set(scorers.priced) == {"int8"}
+    assert set(scorers.cascades) == {"cascade by probe, fp32", "cascade by remembered, fp32"}
+
+
 def test_probes_and_memory_learn_from_training_alone(subject, monkeypatch):
     monkeypatch.setattr(ps, "compiled", lambda score, **settings: score)
     scorers = merit.Scorers(subject, anyway=True)
