@@ -105,6 +105,7 @@ TABLE = (
         FRESH,
         glance=16,
         cascades=True,
+        tuned="scratch32",
     ),
     Task(
         "scratch32",
