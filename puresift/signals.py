@@ -58,7 +58,17 @@ def pack(fill: Tensor, refused: Tensor, wants: Tensor, widths: Tensor, cut: Tens
         Signal(held=3, due=2, refused=0, wants=True, cut=0, widths=(7,))
     """
     wants = wants.to(refused.device, refused.dtype)
-    return torch.stack([*fill[:2].unbind(), refused, wants, cut, *widths.unbind()])
+    return vector([*fill[:2].unbind(), refused, wants, cut, *widths.unbind()])
+
+
+def vector(numbers: Sequence[Tensor]) -> Tensor:
+    """Numbers [], of one kind, as [n]. Compiled for a GPU, a stack takes a kernel for each of them, this one."""
+    if not torch.compiler.is_compiling():
+        return torch.stack([*numbers])
+    place, found = torch.arange(len(numbers), device=numbers[0].device), numbers[-1]
+    for number, value in enumerate(numbers[:-1]):
+        found = torch.where(place == number, value, found)
+    return found.expand(len(numbers))
 
 
 def unpack(numbers: Sequence[int]) -> Signal:

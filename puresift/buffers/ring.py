@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from puresift import trees
+from puresift import signals, trees
 from puresift.buffers import chunks
 from puresift.errors import MomentError
 from puresift.types import Batch, Buffer, Kept
@@ -72,7 +72,7 @@ def refill(buffer: Buffer, kept: Kept, *, count: int | None = None) -> Buffer:
         write = partial(chunks.scatter, slots=(tail + place) % capacity, source=source)
     rows = chunks.map_leaves(lambda old, new: write(old, rows=new), buffer.rows, kept.rows)
     weights: Any = write(buffer.weights, rows=kept.weights.to(buffer.weights.dtype))
-    return Buffer(rows, weights, torch.stack([held + number, due, (tail + number) % capacity]))
+    return Buffer(rows, weights, signals.vector([held + number, due, (tail + number) % capacity]))
 
 
 def _sources(mask: Tensor, count: int | None) -> tuple[Tensor, Tensor, Tensor | int]:
@@ -165,7 +165,7 @@ def pop(
     if window > 1:
         left = due - batch_size
         due = torch.where(left > 0, left, span)
-    fill = torch.stack([held - batch_size, due, tail])
+    fill = signals.vector([held - batch_size, due, tail])
     return Buffer(buffer.rows, buffer.weights, fill), rows_at(buffer, chosen)
 
 
