@@ -214,7 +214,8 @@ def _kept(
     """The state after a pool that was looked at, and its info: what can be compiled, whatever the score."""
     losses, finite = measured(pool)
     columns = pool.columns if pool.thinned is None else trees.index(pool.columns, pool.thinned.rows)
-    ruled, odds, mask = decided(parts, state, losses, finite, columns, through, uniforms)
+    shown = losses if pool.thinned is None else pool.thinned.shown(losses)
+    ruled, odds, mask = decided(parts, state, shown, finite, columns, through, uniforms)
     count = None if through else parts.exactly(len(mask))
     if pool.thinned is not None:
         odds = Odds(odds.probs * pool.thinned.probs, odds.weights * pool.thinned.weights)

@@ -37,15 +37,15 @@ def pools(rows=10, number=6, seed=0):
         yield {"cheap": cheap, "dear": dear, "id": torch.arange(rows) + pool * rows, "by": torch.ones(rows)}
 
 
-def build(rule, keep=0.6, **settings):
-    both = ps.cascade(by("cheap"), by("dear"), keep=keep, floor=0.3)
+def build(rule, keep=0.6, divided=False, **settings):
+    both = ps.cascade(by("cheap"), by("dear"), keep=keep, floor=0.3, divided=divided)
     return ps.sifter(both, rule, batch_size=3, draw=ps.systematic, **settings)
 
 
-@given(seed=seeds, name=st.sampled_from(sorted(RULES)), keep=st.sampled_from([0.3, 0.6, 1.0]))
-def test_it_is_two_sifters_one_behind_the_other(seed, name, keep):
+@given(seed=seeds, name=st.sampled_from(sorted(RULES)), keep=st.sampled_from([0.3, 0.6, 1.0]), divided=st.booleans())
+def test_it_is_two_sifters_one_behind_the_other(seed, name, keep, divided):
     given, key = list(pools(seed=seed % 997)), ps.key(seed)
-    both = build(RULES[name](), keep)
+    both = build(RULES[name](), keep, divided)
     together = [
         (row, float(weight))
         for one in ps.sift(both, both.init(key, given[0]), {}, given)
@@ -59,7 +59,8 @@ def test_it_is_two_sifters_one_behind_the_other(seed, name, keep):
         for one in ps.sift(first, first.init(ps.keys.fold_in(key, -1), given[0]), {}, given)
     ]
     assert len(thinned) == len(given)
-    second = ps.sifter(by("dear"), RULES[name](), batch_size=3, draw=ps.systematic)
+    dear = (lambda params, batch: batch["dear"] * batch["by"]) if divided else by("dear")
+    second = ps.sifter(dear, RULES[name](), batch_size=3, draw=ps.systematic)
     apart = [
         (row, float(weight))
         for one in ps.sift(second, second.init(key, thinned[0]), {}, thinned)
@@ -68,10 +69,23 @@ def test_it_is_two_sifters_one_behind_the_other(seed, name, keep):
     assert together == apart
 
 
-def test_weighted_gradients_are_unbiased_over_both_draws():
+@pytest.mark.parametrize("divided", [False, True])
+def test_divided_scores_are_what_rows_are_kept_by(divided):
+    """Both draws together keep a row in proportion to its second score; otherwise to the product of both."""
+    pool, sifter = next(pools(8)), build(ps.importance(keep=0.1, floor=1e-6), divided=divided)
+    for number in range(20):
+        _, info = sifter.step(sifter.init(ps.key(number), pool), {}, pool)
+        left = info.losses.isfinite()
+        assert torch.equal(info.losses[left], pool["dear"][left])  # as the score gave them
+        share = (info.odds.probs / pool["dear"])[left]
+        assert bool(share.amax() / share.amin() < 1.0001) is divided
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_weighted_gradients_are_unbiased_over_both_draws(divided):
     """The mean over many keys, of pools whose rows have a number of their own, within five standard errors."""
     pool = next(pools(8))
-    both = ps.cascade(by("cheap"), by("dear"), keep=0.5, floor=0.3)
+    both = ps.cascade(by("cheap"), by("dear"), keep=0.5, floor=0.3, divided=divided)
     sifter = ps.sifter(both, ps.importance(keep=0.5, floor=0.2), batch_size=1)
     begun = sifter.init(ps.key(0), pool)
     every = ps.keys.split(ps.key(1), 20_000)

@@ -25,7 +25,7 @@ Rules = Callable[[float], Rule]  # from the fraction kept
 class Look(NamedTuple):
     """What a score has told of a pool of B rows, in one draw if it is a cascade."""
 
-    losses: Losses  # Float[n]
+    losses: Losses  # Float[n], as the rule sees them
     rows: Tensor  # Int64[n], which they are of
     probs: Tensor  # Float[n], how likely each was to be seen
 
@@ -102,7 +102,7 @@ def looks(score: AnyScore, state: Any, params: Params, batch: Batch) -> list[Loo
         losses = once(score, state, params, batch).float()
         return [Look(losses, torch.arange(size, device=losses.device), torch.ones_like(losses))]
     told = [score.thin(state, key, params, batch)[1:] for key in keys.split(keys.key(0), _DRAWS)]
-    return [Look(losses.float(), thinned.rows, thinned.probs) for losses, thinned in told]
+    return [Look(thinned.shown(losses.float()), thinned.rows, thinned.probs) for losses, thinned in told]
 
 
 def once(score: AnyScore, state: Any, params: Params, batch: Batch) -> Losses:
