@@ -83,18 +83,23 @@ class Cascade(NamedTuple):
         size = trees.batch_size(batch)
         left = self.left(size)
         first, guess, seen = self._guessed(state.first, params, batch)
-        odds = self._odds(per_row(guess, size).detach().float(), left)
-        mask = draws.systematic(key, odds.probs, count=left)
-        rows = torch.argsort((~mask).to(torch.uint8), stable=True)[:left]  # of fixed shape, and not read
-        rest = trees.index(trees.plain(batch), rows)
+        thinned = self._drawn(key, self._odds(per_row(guess, size).detach().float(), left), left)
+        rest = trees.index(trees.plain(batch), thinned.rows)
         second, losses = self.second.apply(state.second, params, rest)
-        thinned = Thinned(rows, odds.probs[rows], odds.weights[rows], size, self.divided)
         told = per_row(losses, left).detach().float()
         if isinstance(self.first, Probe):
-            first = self.first.learn(first, seen[rows], told, left / size / thinned.probs)
+            first = self.first.learn(first, seen[thinned.rows], told, left / size / thinned.probs)
         elif self.first.observe is not None:
             first = self.first.observe(first, rest, told)
         return CascadeState(detached(first), detached(second)), losses, thinned
+
+    def thinnings(self, state: CascadeState, many: Key, params: Params, batch: Batch) -> tuple[Losses, list[Thinned]]:
+        """The second score of all rows, Float[B], and what the first one would leave of them by each of many keys."""
+        size = trees.batch_size(batch)
+        _, guess, _ = self._guessed(state.first, params, batch)
+        odds = self._odds(per_row(guess, size).detach().float(), self.left(size))
+        losses = self.second.apply(state.second, params, batch)[1]
+        return per_row(losses, size).detach().float(), [self._drawn(key, odds, self.left(size)) for key in many]
 
     @property
     def observe(self) -> Callable[[CascadeState, Batch, Losses], CascadeState] | None:
@@ -117,7 +122,12 @@ class Cascade(NamedTuple):
         state, guess = self.first.apply(state, params, batch)
         return state, guess, guess
 
-    def _odds(self, guess: Tensor, left: int) -> Any:
+    def _drawn(self, key: Key, odds: Odds, left: int) -> Thinned:
+        mask = draws.systematic(key, odds.probs, count=left)
+        rows = torch.argsort((~mask).to(torch.uint8), stable=True)[:left]  # of fixed shape, and not read
+        return Thinned(rows, odds.probs[rows], odds.weights[rows], len(mask), self.divided)
+
+    def _odds(self, guess: Tensor, left: int) -> Odds:
         known = guess.isfinite()
         most = torch.where(known, guess, -torch.inf).amax()
         guess = torch.where(known, guess, torch.where(known.any(), most, 1.0))  # what is not known may be the largest

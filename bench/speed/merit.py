@@ -162,7 +162,7 @@ class Scorers:
         self.memory = ps.recalled(len(subject.rows["id"]))
         self.losses = self.memory.init()
         self.cascades = {
-            f"cascade by {how}, {name.split()[0]}": (how, ps.cascade(first, score, keep=KEEP))
+            f"cascade by {how}, {name.split()[0]}": (how, ps.cascade(first, score, keep=KEEP, divided=True))
             for how, first in (("probe", self.probes["embeddings"]), ("remembered", self.memory))
             for name, score in cheap.items()
             if name != "fp32"

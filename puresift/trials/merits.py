@@ -16,7 +16,7 @@ from puresift.scores.losses import lift
 from puresift.types import Batch, Losses, Params, Rule, Score, ScoreFn
 
 KEEPS = [number / 20 for number in range(1, 21)]
-_DRAWS = 8  # of what a cascade leaves, whose variances are averaged
+_DRAWS = 64  # of what a cascade leaves, whose variances are averaged: they are large where a rare row is left
 
 AnyScore = ScoreFn | Score | Cascade
 Rules = Callable[[float], Rule]  # from the fraction kept
@@ -101,8 +101,8 @@ def looks(score: AnyScore, state: Any, params: Params, batch: Batch) -> list[Loo
     if not isinstance(score, Cascade):
         losses = once(score, state, params, batch).float()
         return [Look(losses, torch.arange(size, device=losses.device), torch.ones_like(losses))]
-    told = [score.thin(state, key, params, batch)[1:] for key in keys.split(keys.key(0), _DRAWS)]
-    return [Look(thinned.shown(losses.float()), thinned.rows, thinned.probs) for losses, thinned in told]
+    losses, many = score.thinnings(state, keys.split(keys.key(0), _DRAWS), params, batch)
+    return [Look(thinned.shown(losses[thinned.rows]), thinned.rows, thinned.probs) for thinned in many]
 
 
 def once(score: AnyScore, state: Any, params: Params, batch: Batch) -> Losses:

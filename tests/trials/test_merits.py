@@ -125,9 +125,9 @@ def test_a_cheap_score_in_front_of_a_dear_one_is_tried_and_takes_states():
     assert set(choice.merits) == {*SCORES, "cascade"}
     assert choice.merits["cascade"].merit > 0
     assert choice.seconds["cascade"] >= 0.02, "the second score must have been asked"
-    batch = {**POOL, "id": torch.arange(128)}
+    batch = {**POOL, "norm": POOL["norm"] ** 6, "id": torch.arange(128)}  # few rows have most of the gradient
     memory = ps.recalled(128)
-    knows = memory.init()._replace(losses=POOL["norm"].clone())
+    knows = memory.init()._replace(losses=batch["norm"].clone())
     pair = ps.cascade(memory, exact)
     warm = pair.init()._replace(first=knows)
     slow = {"step": 100.0}  # so that scores cost nothing, however busy the machine
