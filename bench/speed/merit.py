@@ -361,7 +361,7 @@ def show(found: dict[str, Any]) -> None:
 def draw(runs: list[dict[str, Any]], *panels: Any) -> None:
     for axes, found in zip(panels, runs, strict=True):
         of = found["precision"]
-        for name in found["phi"]:
+        for name in [name for name, worths in found["looks"][-1]["merit"].items() if of in worths]:
             xs = [one["step"] for one in found["looks"]]
             ys = [one["merit"][name][of]["merit"] for one in found["looks"]]
             style = "--" if name.startswith("cascade") else ":" if name == "probe" else "-"

@@ -73,3 +73,22 @@ def test_probes_and_memory_learn_from_training_alone(subject, monkeypatch):
     assert scorers.once("cascade by remembered, bf16", pool).shape == (left,)
     monkeypatch.setattr(merits, "_DRAWS", 2)
     assert [len(look.rows) for look in scorers.looks("cascade by probe, bf16", pool)] == [left] * 2
+
+
+def test_arms_that_were_priced_elsewhere_or_not_at_all_are_shown(capsys):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    worth = {"merit": 1.5, "keep": 0.2, "reduction": 2.0}
+    looks = {"fp32": {"fp32": worth, "free": worth}, "int8": {"free": worth}}
+    found = {
+        "task": "encoder",
+        "precision": "fp32",
+        "phi": {name: {"fp32": {"median": 0.3}} for name in ("fp32", "not run here")},
+        "seconds": {name: {"median": 1.0} for name in ("step fp32", "fp32", "not run here")},
+        "looks": [{"step": 10, "loss": 0.5, "ranks": {"fp32": 1.0}, "merit": looks}],
+    }
+    merit.show(found)
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[-2:]] == ["fp32", "int8"]
+    _, axes = pyplot.subplots()
+    merit.draw([found], axes)
+    assert [line.get_label() for line in axes.get_lines()][:1] == ["fp32"] and len(axes.get_lines()) == 2
+    pyplot.close("all")
