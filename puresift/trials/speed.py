@@ -115,7 +115,7 @@ def fastest(
 
     merits = {name: judged(name) for name in scores}
     if more and "cascade" not in scores and (two := _pair(scores, seconds, merits)):
-        pair = cascade(*(scores[name] for name in two))
+        pair = cascade(*(scores[name] for name in two), divided=True)
         trial.states["cascade"] = CascadeState(*(trial.states[name] for name in two))
         scores, seconds = {**scores, "cascade": pair}, seconds | trial.seconds({"cascade": pair})
         merits["cascade"] = judged("cascade")
