@@ -73,12 +73,8 @@ def report(home: Path, tasks: Iterable[str], seeds: list[int]) -> str:
 
 
 def _families(content: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The tasks without and with runs that draw by training's own losses: they have few arms in common."""
-    drawn = [
-        name
-        for name, task in content.items()
-        if any(row["accuracy"] for row in task["rows"] if row["arm"].startswith("prioritized"))
-    ]
+    """The tasks whose arms do not and do draw by training's own losses: they have few arms in common."""
+    drawn = [name for name in content if any(arm.startswith("prioritized") for arm in TASKS[name].arms or ())]
     return [name for name in content if name not in drawn], drawn
 
 
