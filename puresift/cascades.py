@@ -83,7 +83,7 @@ class Cascade(NamedTuple):
         size = trees.batch_size(batch)
         left = self.left(size)
         first, guess, seen = self._guessed(state.first, params, batch)
-        thinned = self._drawn(key, self._odds(per_row(guess, size).detach().float(), left), left)
+        thinned = self._drawn(key, self._odds(guess, size))
         rest = trees.index(trees.plain(batch), thinned.rows)
         second, losses = self.second.apply(state.second, params, rest)
         told = per_row(losses, left).detach().float()
@@ -97,9 +97,9 @@ class Cascade(NamedTuple):
         """The second score of all rows, Float[B], and what the first one would leave of them by each of many keys."""
         size = trees.batch_size(batch)
         _, guess, _ = self._guessed(state.first, params, batch)
-        odds = self._odds(per_row(guess, size).detach().float(), self.left(size))
+        odds = self._odds(guess, size)
         losses = self.second.apply(state.second, params, batch)[1]
-        return per_row(losses, size).detach().float(), [self._drawn(key, odds, self.left(size)) for key in many]
+        return per_row(losses, size).detach().float(), [self._drawn(key, odds) for key in many]
 
     @property
     def observe(self) -> Callable[[CascadeState, Batch, Losses], CascadeState] | None:
@@ -122,16 +122,18 @@ class Cascade(NamedTuple):
         state, guess = self.first.apply(state, params, batch)
         return state, guess, guess
 
-    def _drawn(self, key: Key, odds: Odds, left: int) -> Thinned:
+    def _drawn(self, key: Key, odds: Odds) -> Thinned:
+        size, left = len(odds.probs), self.left(len(odds.probs))
         mask = draws.systematic(key, odds.probs, count=left)
         rows = torch.argsort((~mask).to(torch.uint8), stable=True)[:left]  # of fixed shape, and not read
-        return Thinned(rows, odds.probs[rows], odds.weights[rows], len(mask), self.divided)
+        return Thinned(rows, odds.probs[rows], odds.weights[rows], size, self.divided)
 
-    def _odds(self, guess: Tensor, left: int) -> Odds:
+    def _odds(self, guess: Losses, size: int) -> Odds:
+        guess = per_row(guess, size).detach().float()
         known = guess.isfinite()
         most = torch.where(known, guess, -torch.inf).amax()
         guess = torch.where(known, guess, torch.where(known.any(), most, 1.0))  # what is not known may be the largest
-        rule = importance(left / len(guess), floor=self.floor, bias=self.bias)
+        rule = importance(self.left(size) / size, floor=self.floor, bias=self.bias)
         return rule.select(rule.init(), guess)[1]
 
 

@@ -152,11 +152,9 @@ class Scorers:
         self.subject, whole = subject, ps.batched(subject.model, subject.loss)
         kind, one = ("bf16", ps.autocast(whole)) if half else ("fp32", whole)
         self.plain = {"fp32": whole, f"{kind} compiled": ps.compiled(one, pad=PADS)}
-        cheap = dict(self.plain)
         if anyway or integers.multiplies("cpu", None):
             eight = ps.int8(one, least=subject.least, anyway=anyway)
             self.plain["int8 compiled" if half else "int8"] = ps.compiled(eight, pad=PADS) if half else eight
-            cheap = dict(self.plain) if half else cheap
         self.probes = {"probe": probe(subject, subject.half, half), "embeddings": probe(subject, 0, half)}
         self.known = {name: one.init() for name, one in self.probes.items()}
         self.memory = ps.recalled(len(subject.rows["id"]))
@@ -164,8 +162,8 @@ class Scorers:
         self.cascades = {
             f"cascade by {how}, {name.split()[0]}": (how, ps.cascade(first, score, keep=KEEP, divided=True))
             for how, first in (("probe", self.probes["embeddings"]), ("remembered", self.memory))
-            for name, score in cheap.items()
-            if name != "fp32"
+            for name, score in self.plain.items()
+            if name not in ("fp32", "int8")
         }
         self.names = [*self.plain, "probe", *self.cascades]
         self.priced = [name for name in self.names if name != "int8"]
