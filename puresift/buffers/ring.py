@@ -64,19 +64,20 @@ def refill(buffer: Buffer, kept: Kept, *, count: int | None = None) -> Buffer:
     """
     held, due, tail = buffer.fill.unbind()
     capacity = buffer.weights.shape[0]
-    number: Tensor | int
     if torch.compiler.is_compiling():
         write, number = _merging(kept.mask, (torch.arange(capacity, device=tail.device) - tail) % capacity)
+        tail = (tail + number) % capacity
     else:
-        source, place, number = _sources(kept.mask, count)
-        write = partial(chunks.scatter, slots=(tail + place) % capacity, source=source)
+        source, place = _sources(kept.mask, count)
+        slots = (tail + place) % capacity
+        write, number, tail = partial(chunks.scatter, slots=slots[:-1], source=source), place[-1], slots[-1]
     rows = chunks.map_leaves(lambda old, new: write(old, rows=new), buffer.rows, kept.rows)
     weights: Any = write(buffer.weights, rows=kept.weights.to(buffer.weights.dtype))
-    return Buffer(rows, weights, signals.vector([held + number, due, (tail + number) % capacity]))
+    return Buffer(rows, weights, signals.vector([held + number, due, tail]))
 
 
-def _sources(mask: Tensor, count: int | None) -> tuple[Tensor, Tensor, Tensor | int]:
-    """Int64[n] which rows are written, Int64[n] to the how many-th slot, and the number kept.
+def _sources(mask: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
+    """Int64[n] which rows are written, and Int64[n + 1] to the how many-th slot, the last entry being the number kept.
 
     Of a pool that keeps nothing, its first row is written to the slot that the next kept row overwrites.
     """
@@ -85,19 +86,20 @@ def _sources(mask: Tensor, count: int | None) -> tuple[Tensor, Tensor, Tensor | 
         if count is not None:
             source = torch.nonzero_static(mask, size=count, fill_value=-1)[:, 0]
             source = source.maximum(source[:1].clamp(min=0))
-            return source, torch.arange(count, device=mask.device), count
+            return source, torch.arange(count + 1, device=mask.device)
         if mask.device.type == "cpu":
             source = mask.nonzero()[:, 0]
-            number = len(source)
-            source = source if number else torch.zeros(mask[:1].shape, dtype=torch.int64)
-            return source, torch.arange(len(source)), number
+            if len(source):
+                return source, torch.arange(len(source) + 1)
+            none = torch.zeros(len(mask[:1]) + 1, dtype=torch.int64)
+            return none[1:], none
     except RuntimeError:
         pass
     sums = mask.cumsum(0)
     kept = sums[-1] if len(mask) else mask.sum()
     # Past the last kept row, write that row again to the same slot: nothing changes, and shapes stay fixed.
     place = torch.arange(mask.shape[0], device=mask.device).minimum((kept - 1).clamp(min=0))
-    return torch.searchsorted(sums, place + 1) % max(mask.shape[0], 1), place, kept
+    return torch.searchsorted(sums, place + 1) % max(mask.shape[0], 1), torch.cat([place, kept[None]])
 
 
 def _merging(mask: Tensor, place: Tensor) -> tuple[Callable[..., Any], Tensor]:

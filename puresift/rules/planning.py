@@ -96,7 +96,7 @@ def fill(scores: Tensor, total: Number) -> Tensor:
     Where the rows with a score cannot fill the total at p = 1, rows of score 0 share the rest equally.
 
     Args:
-        scores: Float[B], >= 0.
+        scores: Float[B], >= 0; NaN counts as 0.
         total: the planned count, clipped to [0, B]; a number or Float[].
 
     Returns:
@@ -106,6 +106,7 @@ def fill(scores: Tensor, total: Number) -> Tensor:
     if not size:  # an empty pool has no largest row
         return scores.float()
     total = total.double().clamp(0, size) if isinstance(total, Tensor) else min(max(float(total), 0.0), float(size))
+    scores = scores.nan_to_num(0.0, posinf=torch.inf)
     if size > SORTED_UP_TO and scores.device.type == "cpu" and not unreadable(scores[0] + total > 0):
         return _fill_large(scores, total)
     scores = scores.double()
@@ -115,13 +116,13 @@ def fill(scores: Tensor, total: Number) -> Tensor:
     rest = total - above  # for the rows up to i, if those above get 1
     fits = rest * ordered <= sums
     # The largest row that fits: its running sum and the rest of the total give c. Row 0 always fits, up to rounding.
-    # All three rise, so that their largest values are those at that row.
-    rising = torch.stack([rest, sums, ordered])
-    rest, mass, largest = torch.where(fits, rising, rising[:, :1]).amax(1, keepdim=True).unbind()
-    probs = torch.where(scores > largest, 1.0, (scores * (rest.clamp(min=0) / mass)).clamp(max=1))
-    scored = scores > 0
-    number = scored.sum(dtype=torch.float64)
-    return torch.where(scored, probs, (total - number).clamp(min=0) / (size - number)).float()
+    # Both rise, so that their largest values are those at that row.
+    rising = torch.stack([rest, sums])
+    rest, mass = torch.where(fits, rising, rising[:, :1]).amax(1).unbind()
+    probs = (scores * (rest / mass)).clamp(max=1)
+    # Where only rows of score 0 fit, c is infinite, or 0 / 0, and theirs are NaN: they have the rest.
+    spare = probs.isnan()
+    return torch.where(spare, rest / spare.sum(), probs).float()
 
 
 def _fill_large(scores: Tensor, planned: Tensor | float) -> Tensor:

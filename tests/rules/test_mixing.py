@@ -275,16 +275,25 @@ def test_settings_can_be_vmapped(make):
         torch.testing.assert_close(mapped.weights.expand(3, 16)[row], one.weights, rtol=1e-5, atol=1e-6)
 
 
-@given(seed=seeds, size=st.integers(1, 60), share=st.floats(0.01, 0.99))
-def test_a_plan_is_solved_in_double_precision(seed, size, share):
-    """To the last bit but one of float32, as by hand: rows above 1 are set to it, until there are none."""
+@given(seed=seeds, size=st.integers(1, 60), share=st.floats(0, 1.2), nothing=st.sampled_from([0.0, torch.nan]))
+@pytest.mark.parametrize("zeros", [0, 0.2, 0.9, 1])
+def test_a_plan_is_solved_in_double_precision(seed, size, share, nothing, zeros):
+    """To the last bit but one of float32, as by hand: rows above 1 are set to it, until there are none.
+
+    What rows with a score leave of the plan at 1 is shared by those without one.
+    """
     scores = ps.keys.uniform(ps.key(seed), size).double() + 1e-3
-    free, plan, known = dict(enumerate(scores.tolist())), share * size, {}
+    scores = torch.where(ps.keys.uniform(ps.key(seed ^ 1), size) < zeros, nothing, scores)
+    free = {row: score for row, score in enumerate(scores.tolist()) if score > 0}
+    plan, known, factor = min(share, 1.0) * size, {}, 0.0
+    if (others := size - len(free)) and plan >= len(free):
+        known = {row: 1.0 if row in free else (plan - len(free)) / others for row in range(size)}
+        free = {}
     while free:
         factor = (plan - len(known)) / sum(free.values())
         if not (over := [row for row, score in free.items() if factor * score > 1]):
             break
         known |= dict.fromkeys(over, 1.0)
         free = {row: score for row, score in free.items() if row not in known}
-    expected = torch.tensor([known.get(row, factor * score) for row, score in enumerate(scores.tolist())])
-    torch.testing.assert_close(planning.fill(scores, plan), expected, rtol=1.2e-7, atol=0)
+    expected = torch.tensor([known.get(row, factor * free.get(row, 0.0)) for row in range(size)])
+    torch.testing.assert_close(planning.fill(scores, share * size), expected, rtol=1.2e-7, atol=0)

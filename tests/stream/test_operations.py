@@ -17,9 +17,9 @@ from tests.laws import DRAWS
 VIEWS = {"select", "slice", "unbind", "view", "detach", "expand", "unsqueeze", "squeeze", "reshape", "lift_fresh"}
 VIEWS |= {"item", "is_nonzero", "_local_scalar_dense", "empty", "result_type"}  # and what computes nothing
 CASES = {  # the rule, its draw, and how many operations a pool may take, of them changes of type
-    "relative": (ps.relative(keep=0.5), ps.bernoulli, 54, 3),
-    "hold": (ps.hold(ps.relative(keep=0.5), keep=0.5), ps.systematic, 86, 6),
-    "uniform": (ps.uniform(keep=0.5), ps.bernoulli, 34, 0),
+    "relative": (ps.relative(keep=0.5), ps.bernoulli, 50, 3),
+    "hold": (ps.hold(ps.relative(keep=0.5), keep=0.5), ps.systematic, 80, 6),
+    "uniform": (ps.uniform(keep=0.5), ps.bernoulli, 29, 0),
 }
 
 
