@@ -27,7 +27,9 @@ def plain(batch: Batch, first: Callable[[], Batch] | None = None) -> Batch:
     Raises:
         SiftError: a leaf is neither such a list nor a dense tensor, whose rows can be indexed.
     """
-    return _plain(listed.read(batch) if first is None else listed.read_as(batch, first()))
+    if not _flat(batch):  # else there is no list to read
+        batch = listed.read(batch) if first is None else listed.read_as(batch, first())
+    return _plain(batch)
 
 
 def _plain(batch: Batch) -> Batch:
@@ -86,7 +88,7 @@ def numbered(batch: Batch) -> Batch:
 def serial(tree: Any, kinds: tuple[type, ...] = (Serial, RowSerial, Objects)) -> bool:
     """Whether the tree has Python objects, or the numbers of such."""
     is_serial = lambda node: isinstance(node, kinds)  # noqa: E731
-    return any(map(is_serial, pytree.tree_leaves(tree, is_leaf=is_serial)))
+    return not _flat(tree) and any(map(is_serial, pytree.tree_leaves(tree, is_leaf=is_serial)))
 
 
 def map_leaves(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from itertools import chain
 from operator import is_, itemgetter
 from typing import Any
 
@@ -36,6 +37,7 @@ class Follower:
         self.children = [dict(slots) for slots in self.slots]
         self.spaces = [_Attributes(name or "the model", vars(live), vars(other)) for (name, live), other in pairs]
         self._watch()
+        self._note()
 
     def follow(self) -> None:
         """Take over what has changed.
@@ -46,15 +48,33 @@ class Follower:
         if self.slots != self.children:
             raise OtherModules
         inside = {id(one.value) for one in self.watched if one.changed()}
+        if not inside and self._still():
+            return
         moved = [space for space in self.spaces if inside or not space.still()]
-        memo: dict[int, Any] = dict(self.images) if moved else {}  # what modules share, their copies share
+        memo: dict[int, Any] = dict(self.images)  # what modules share, their copies share
         if any([self._take(space, inside, memo) for space in moved]):
             self._watch()
+        self._note()
 
     def _watch(self) -> None:
         """Note the tensors and containers, which can change while they stay the same object."""
         found = {id(value): value for space in self.spaces for value in space.values if not constant(value)}
         self.watched = [one for one in map(Stamped, found.values()) if one.stamp is not None]
+
+    def _note(self) -> None:
+        """Put what the modules have into one list, which takes half as long to compare as module by module."""
+        self.sizes = [space.size for space in self.spaces]
+        self.fetches = [(space.fetch, space.live) for space in self.spaces if space.fetch is not None]
+        self.values = [*chain.from_iterable(fetch(live) for fetch, live in self.fetches)]
+
+    def _still(self) -> bool:
+        """Whether all modules have the attributes that they had, as the same objects."""
+        if [len(space.live) for space in self.spaces] != self.sizes:
+            return False
+        try:
+            return all(map(is_, chain.from_iterable([fetch(live) for fetch, live in self.fetches]), self.values))
+        except KeyError:
+            return False
 
     def _take(self, space: _Attributes, inside: set[int], memo: dict[int, Any]) -> bool:
         """Copy the changed attributes of one module; whether one of them was or is more than a number or a name."""

@@ -55,7 +55,8 @@ class Stamped:
             now = read(part)
             if len(now) != len(held) or not all(map(is_, now, held)) or type(part) is not kind:
                 return bool(stamp(self.value) != self.stamp)
-        return any(_mark(part) != before for part, before in self._written)
+        # Most have none, and to begin a generator takes longer than to ask.
+        return bool(self._written) and any(_mark(part) != before for part, before in self._written)
 
 
 def constant(value: Any) -> bool:
