@@ -39,6 +39,28 @@ def test_it_is_the_composition_it_names():
     assert laws.equal(one, other)
 
 
+def test_with_a_rare_class_remembered_losses_thin_the_pools():
+    """As the cascade that it names, told the same losses, and not governed; what is not told is learnt from scores."""
+    model = net(norm=False)
+    pools = [{"pair": pool, "id": torch.arange(len(pool[0])) + 16 * n} for n, pool in enumerate(loader())]
+    score = ps.batched(model, lambda model, batch: cross_entropy(model, batch["pair"]))
+    ours, judge = ps.auto(score, batch_size=8, size=96, rare=True)
+    both = ps.cascade(ps.recalled(96), score, keep=0.6, bias=0)
+    rule = ps.by_error(ps.importance(2 / 3, floor=0.3, history=1024, bias=0))
+    theirs = ps.sifter(both, rule, batch_size=8, draw=ps.systematic)
+    assert judge is None
+    seen = []
+    for sifter in (ours, theirs):
+        twice = ps.epochs(pools, 2)
+        stream, batches = ps.sift(sifter, sifter.init(ps.key(0), pools[0]), ps.live(model), twice, governor=judge), []
+        for sifted in stream:
+            batches.append(sifted)
+            stream.observe(sifted.batch["id"] / 8)
+        seen.append(batches)
+        assert bool((batches[-1].weights == 1).all()) and bool(stream.state.score.first.losses.isfinite().any())
+    assert len(seen[0]) > 1 and laws.equal(*seen)
+
+
 @pytest.mark.parametrize(("price", "sifts"), [(2.0, False), (0.01, True)], ids=["dear", "cheap"])
 def test_it_sifts_only_while_that_pays(price, sifts):
     """Losses differ widely, so kept rows are worth more than random ones; scoring a row costs so many trained ones."""
@@ -83,3 +105,8 @@ def test_data_that_come_again_are_drawn_by_their_losses(caplog):
     ]
     with pytest.raises(ValueError, match="so a score is needed"):
         ps.auto(batch_size=8)
+    for some in ({"size": 96}, {"score": lambda params, batch: batch}):
+        with pytest.raises(ps.SiftError, match=r"rare=True thins .* pass the score, .* and size=len\(dataset\)"):
+            ps.auto(batch_size=8, rare=True, **some)
+    with pytest.raises(ps.SiftError, match=r"keep must be in \(0, 1\]"):
+        ps.auto(lambda params, batch: batch, batch_size=8, size=96, rare=True, keep=2)
