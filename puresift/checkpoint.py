@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from puresift import listed, tables, trees
+from puresift import listed, paths, tables, trees
 from puresift.buffers import ring
 from puresift.errors import SiftError
 from puresift.prioritizers import PrioritizerState, TableState
@@ -49,7 +49,7 @@ def state_dict(state: SiftState | PrioritizerState | TableState) -> dict[str, Te
     """
     if trees.serial(state, (trees.Serial,)):
         raise SiftError(_REFUSED)
-    leaves = trees.flat(state)
+    leaves = paths.flat(state)
     flat = {name: tensor.detach() for name, tensor in leaves.items()}
     for name, number in leaves.items():
         if isinstance(state, SiftState) and name.endswith(_NUMBER):
@@ -81,12 +81,12 @@ def load_state_dict(template: State, flat: Mapping[str, Tensor]) -> State:
         found = "none" if version is None else int(version)
         raise SiftError(f"this state has version {found}, and this puresift reads version {VERSION}; start a new run")
     built, kind, shape = _words(template)
-    wanted = trees.flat(template)
+    wanted = paths.flat(template)
     rows = {name: tensor for name, tensor in flat.items() if _ROWS in name}
     ours = {name: tensor for name, tensor in flat.items() if name != _VERSION and name not in rows}
     ours = tables.opened(wanted, ours)
     if wanted.keys() != ours.keys():  # the names may be those of before keys with a "/" were told from nested ones
-        former = trees.former(template)
+        former = paths.former(template)
         if len(set(former)) == len(wanted) and set(former) == ours.keys():
             ours = {name: ours[old] for name, old in zip(wanted, former, strict=True)}
     if wanted.keys() != ours.keys():
@@ -103,10 +103,10 @@ def load_state_dict(template: State, flat: Mapping[str, Tensor]) -> State:
                 "saved"
             )
     values = {name: ours[name].to(tensor.device, copy=True) for name, tensor in wanted.items()}
-    state: State = trees.unflat(template, values)
+    state: State = paths.unflat(template, values)
     if isinstance(template, SiftState) and isinstance(state, SiftState):
         _same_batch_size(template, state)
-        for name, number in trees.flat(state).items():
+        for name, number in paths.flat(state).items():
             if name.endswith(_NUMBER):
                 _unpack(name.removesuffix(_NUMBER) + _ROWS, rows, number, state)
     return state

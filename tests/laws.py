@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import puresift as ps
-from puresift import trees
+from puresift import paths, trees
 from puresift.scores.losses import lift
 from puresift.testing import comparing, ruling
 from tests.strategies import cross_entropy, data, net
@@ -220,7 +220,7 @@ def _compiled() -> Any:
 
 
 def flat(tree: Any) -> dict[str, Tensor]:
-    return trees.flat(tree)
+    return paths.flat(tree)
 
 
 def leaves(tree: Any) -> list[Tensor]:

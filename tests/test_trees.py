@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import puresift as ps
-from puresift import trees
+from puresift import paths, trees
 from tests import laws
 
 
@@ -33,10 +33,10 @@ batches = st.recursive(
 
 @given(batch=batches)
 def test_flat_and_back(batch):
-    flat = trees.flat(batch)
+    flat = paths.flat(batch)
     assert len(flat) == len(trees.leaves(batch))
-    again = trees.unflat(batch, flat)
-    assert trees.flat(again).keys() == flat.keys()
+    again = paths.unflat(batch, flat)
+    assert paths.flat(again).keys() == flat.keys()
     assert type(again) is type(batch)
 
 
@@ -93,10 +93,10 @@ def test_bad_pads_are_refused(pads, words):
 
 def test_keys_that_hold_the_separator_keep_their_own_leaves():
     tree = {"a/b": torch.tensor(1), "a": {"b": torch.tensor(2)}, "a%2Fc": torch.tensor(3)}
-    again = trees.unflat(tree, trees.flat(tree))
+    again = paths.unflat(tree, paths.flat(tree))
     assert laws.equal(again, tree)
     assert [int(again["a/b"]), int(again["a"]["b"])] == [1, 2]
-    assert list(trees.flat({"x": {"y": torch.tensor(1)}})) == ["/x/y"], "other names are as they were"
+    assert list(paths.flat({"x": {"y": torch.tensor(1)}})) == ["/x/y"], "other names are as they were"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_two_leaves_of_one_name_are_refused(tree):
     with pytest.raises(
         ps.SiftError, match=r"two tensors of the state would both be named .*; rename a key of the batch"
     ):
-        trees.flat(tree)
+        paths.flat(tree)
 
 
 def test_a_padding_that_names_two_leaves_is_refused():

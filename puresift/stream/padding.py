@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from puresift import trees
+from puresift import paths, trees
 from puresift.buffers import chunks
 from puresift.types import Batch, Buffer, Pad, SiftState
 
@@ -94,13 +94,13 @@ class Ragged:
     def template(self, state: SiftState, flat: Mapping[str, Any]) -> SiftState:
         """The state with entries of the lengths that were saved; values do not matter."""
         joined = state._replace(buffer=state.buffer._replace(rows=chunks.whole(state.buffer.rows)))
-        fresh = trees.flat(joined)
+        fresh = paths.flat(joined)
         for path, leaf in fresh.items():
             saved = flat.get(path, flat.get(f"{path}{_PART}"))
             known = "buffer" in path and self._known(path.replace("%2F", "/"), leaf)
             if isinstance(saved, Tensor) and known and saved.ndim == leaf.ndim:
                 fresh[path] = leaf.new_zeros((len(leaf), saved.shape[1], *leaf.shape[2:]))
-        wide = trees.unflat(joined, fresh).buffer.rows
+        wide = paths.unflat(joined, fresh).buffer.rows
         return state._replace(buffer=state.buffer._replace(rows=trees.map_leaves(chunks.chunked, wide)))
 
     def _known(self, name: str, leaf: Any) -> bool:

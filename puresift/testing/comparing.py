@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from puresift import trees
+from puresift import paths, trees
 from puresift.checkpoint import load_state_dict, state_dict
 from puresift.errors import SiftError
 
@@ -20,7 +20,7 @@ from puresift.errors import SiftError
 def flat(tree: Any) -> dict[str, Any]:
     """`{path: leaf}` with the types of NamedTuples in the paths; of anything but tensors, by its pytree."""
     try:
-        return trees.flat(tree)
+        return paths.flat(tree)
     except SiftError:
         return dict(trees.named(tree))
 

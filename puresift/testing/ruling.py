@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from puresift import keys, trees
+from puresift import keys, paths, trees
 from puresift.checkpoint import load_state_dict, state_dict
 from puresift.errors import SiftError
 from puresift.sifters import sifter
@@ -111,7 +111,7 @@ def assert_odds(odds: Odds, size: int, at: str = "a pool") -> None:
 def _the_start(rule: Rule) -> None:
     state = rule.init()
     try:
-        trees.flat(state)
+        paths.flat(state)
     except SiftError as error:
         raise AssertionError(
             f"state: {error}; keep settings in the closure, values in a NamedTuple of tensors"

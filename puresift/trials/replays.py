@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from puresift import draws, keys, settings, trees
+from puresift import draws, keys, paths, settings, trees
 from puresift.errors import SiftError
 from puresift.types import Draw, Key, Losses, Odds, Rule
 
@@ -81,11 +81,11 @@ def replay(
     def step(
         chosen: dict[str, Tensor], parts: list[Tensor], losses: Losses, columns: dict[str, Tensor], key: Key
     ) -> tuple[list[Tensor], Odds, Tensor]:
-        tree = trees.unflat(state, dict(zip(trees.flat(state), parts, strict=True)))
+        tree = paths.unflat(state, dict(zip(paths.flat(state), parts, strict=True)))
         after, odds = build(chosen).select(tree, losses, **columns)
-        return list(trees.flat(after).values()), odds, draw(key, odds.probs)
+        return list(paths.flat(after).values()), odds, draw(key, odds.probs)
 
-    parts, apart = list(trees.flat(state).values()), [False] * len(trees.flat(state))
+    parts, apart = list(paths.flat(state).values()), [False] * len(paths.flat(state))
     pools = _pools(losses, pool, columns, key)
     # A history depends on the losses alone: state that no setting changes is kept and sorted once for all of them.
     while True:
