@@ -110,19 +110,16 @@ def fill(scores: Tensor, total: Number) -> Tensor:
     if size > SORTED_UP_TO and scores.device.type == "cpu" and not unreadable(scores[0] + total > 0):
         return _fill_large(scores, total)
     scores = scores.double()
-    ordered = scores.sort().values
-    sums = ordered.cumsum(0)
+    sums = scores.sort().values.cumsum(0)
     above = torch.arange(size - 1, -1, -1, dtype=torch.float64, device=scores.device)
-    rest = total - above  # for the rows up to i, if those above get 1
-    fits = rest * ordered <= sums
-    # The largest row that fits: its running sum and the rest of the total give c. Row 0 always fits, up to rounding.
-    # Both rise, so that their largest values are those at that row.
-    rising = torch.stack([rest, sums])
-    rest, mass = torch.where(fits, rising, rising[:, :1]).amax(1).unbind()
-    probs = (scores * (rest / mass)).clamp(max=1)
-    # Where only rows of score 0 fit, c is infinite, or 0 / 0, and theirs are NaN: they have the rest.
+    # If the rows above some row get 1, the rest of the total gives c to those up to it. It rises with the row as long as
+    # none of these goes beyond 1, and falls from there on: the largest is the one. 0 / 0, of rows of score 0, is none.
+    factor = ((total - above) / sums).nan_to_num(0.0, posinf=torch.inf).amax()
+    probs = (scores * factor).clamp(max=1)
+    # Where rows with a score cannot fill the total, c is infinite and the others are NaN: they have what is left.
     spare = probs.isnan()
-    return torch.where(spare, rest / spare.sum(), probs).float()
+    number = spare.sum()
+    return torch.where(spare, (total - (size - number)) / number, probs).float()
 
 
 def _fill_large(scores: Tensor, planned: Tensor | float) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -79,11 +80,12 @@ class Shares:
 
 
 def _read(infos: list[Info]) -> Iterator[_Pool]:
-    numbers = [
-        torch.stack([info.mask.sum().double(), info.odds.probs.double().mean(), (info.odds.probs < 1).any().double()])
-        for info in infos
-    ]
-    for info, (kept, mean, decided) in zip(infos, torch.stack(numbers).tolist(), strict=True):
+    numbers = []
+    for _, some in groupby(infos, lambda info: len(info.losses)):  # as a rule all of them, in one call each
+        masks, probs = zip(*((info.mask, info.odds.probs) for info in some), strict=True)
+        plans = torch.stack(probs).double()
+        numbers.append(torch.stack([torch.stack(masks).sum(1), plans.mean(1), (plans < 1).any(1)], 1))
+    for info, (kept, mean, decided) in zip(infos, torch.cat(numbers).tolist(), strict=True):
         yield _Pool(len(info.losses), kept, mean, bool(decided))
 
 
