@@ -26,11 +26,17 @@ RESULTS = Path(__file__).parent / "results"
 COLOURS = {"ours": "#1f6fb4", "wrapper": "#d98a1f", "plain": "#444444", "other": "#3a923a", "floor": "#b03060"}
 Spread = dict[str, float]
 T = TypeVar("T")
+NATIVE = "AVX512", "AMX"  # how the names of processors' instructions begin where bfloat16 is fast
 
 
 def device() -> torch.device:
     """The GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def native() -> bool:
+    """Whether the device is fast at bfloat16."""
+    return device().type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith(NATIVE)
 
 
 def clock() -> float:

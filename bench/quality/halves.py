@@ -14,17 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.measure import device
+from bench.measure import native
 from bench.quality.task import Task
 
 ATEN = torch.ops.aten
 PRODUCTS = {ATEN.mm.default, ATEN.addmm.default, ATEN.bmm.default, ATEN.baddbmm.default}
-NATIVE = "AVX512", "AMX"  # how the names of processors' instructions begin where bfloat16 is fast
-
-
-def native() -> bool:
-    """Whether the device is fast at bfloat16."""
-    return device().type != "cpu" or torch.backends.cpu.get_cpu_capability().startswith(NATIVE)
 
 
 def halves(task: Task) -> AbstractContextManager[Any]:

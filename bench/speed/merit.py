@@ -35,8 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import puresift as ps
-from bench.measure import figure, interleaved, ratio, save, spread
-from bench.quality.halves import native
+from bench.measure import figure, interleaved, native, ratio, save, spread
 from bench.quality.nets import Encoder
 from models import bert, data
 from models.reviews import phrases
