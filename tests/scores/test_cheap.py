@@ -185,14 +185,17 @@ def test_pools_of_all_sizes_share_few_frames(settings, frames):
     assert counter.frame_count <= frames
 
 
-def test_compiled_scores_are_those_of_the_newest_parameters():
+@pytest.mark.parametrize("own", [False, True], ids=["compiled", "torch.compile"])
+def test_compiled_scores_are_those_of_the_newest_parameters(own):
     model, batch = net(), data(16).tensors
     score = ps.batched(model, cross_entropy)
     counter, fast = counted(score)
-    fast(ps.live(model), batch)
+    fast = torch.compile(score, backend=counter) if own else fast
+    live = lambda: dict(ps.live(model)) if own else ps.live(model)  # noqa: E731
+    fast(live(), batch)
     with torch.no_grad():
         model[0].weight.mul_(1.5)
-    torch.testing.assert_close(fast(ps.live(model), batch), score(ps.live(model), batch))
+    torch.testing.assert_close(fast(live(), batch), score(live(), batch))
     other = ps.live(net(7))()
     torch.testing.assert_close(fast(other, batch), score(other, batch))
     assert counter.frame_count == 1
