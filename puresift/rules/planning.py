@@ -112,7 +112,7 @@ def fill(scores: Tensor, total: Number) -> Tensor:
     scores = scores.double()
     sums = scores.sort().values.cumsum(0)
     above = torch.arange(size - 1, -1, -1, dtype=torch.float64, device=scores.device)
-    # If the rows above some row get 1, the rest of the total gives c to those up to it. It rises with the row as long as
+    # If the rows above some row get 1, the rest of the total gives c to those up to it. It rises with the row while
     # none of these goes beyond 1, and falls from there on: the largest is the one. 0 / 0, of rows of score 0, is none.
     factor = ((total - above) / sums).nan_to_num(0.0, posinf=torch.inf).amax()
     probs = (scores * factor).clamp(max=1)
