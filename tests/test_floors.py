@@ -8,10 +8,10 @@ import pytest
 ROOT = Path(__file__).parents[1] / "puresift"
 # A room is a folder, or a file at the top. Each may import those before it, and itself.
 ORDER = [
-    *["errors", "types", "settings", "listed", "trees", "keys", "ids", "tables", "order", "signals", "infos", "draws"],
-    *["scores", "rules", "buffers", "cascades", "steps", "sifters", "prioritizers", "checkpoint", "uniforms"],
-    *["distributed", "data", "stream", "recipes", "trials", "testing", "records", "report", "integrations", "cli"],
-    "__main__",
+    *["errors", "types", "settings", "listed", "trees", "paths", "philox", "keys", "ids", "tables", "order", "signals"],
+    *["infos", "draws", "scores", "rules", "buffers", "cascades", "steps", "sifters", "prioritizers", "checkpoint"],
+    *["uniforms", "distributed", "data", "stream", "recipes", "trials", "testing", "records", "report"],
+    *["integrations", "cli", "__main__"],
 ]
 PURE = ORDER[: ORDER.index("checkpoint")]
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
