@@ -83,8 +83,8 @@ def _read(infos: list[Info]) -> Iterator[_Pool]:
     numbers = []
     for _, some in groupby(infos, lambda info: len(info.losses)):  # as a rule all of them, in one call each
         masks, probs = zip(*((info.mask, info.odds.probs) for info in some), strict=True)
-        plans = torch.stack(probs).double()
-        numbers.append(torch.stack([torch.stack(masks).sum(1), plans.mean(1), (plans < 1).any(1)], 1))
+        counts, plans = torch.stack(masks).sum(1), torch.stack(probs)
+        numbers.append(torch.stack([counts, plans.mean(1, dtype=torch.float64), (plans < 1).any(1)], 1))
     for info, (kept, mean, decided) in zip(infos, torch.cat(numbers).tolist(), strict=True):
         yield _Pool(len(info.losses), kept, mean, bool(decided))
 
