@@ -16,7 +16,7 @@ from tests.laws import DRAWS
 
 VIEWS = {"select", "slice", "unbind", "view", "detach", "expand", "unsqueeze", "squeeze", "reshape", "lift_fresh"}
 VIEWS |= {"item", "is_nonzero", "_local_scalar_dense", "empty", "result_type"}  # and what computes nothing
-CASES = {  # the rule, its draw, and how many operations a pool may take, of them changes of type: one makes 64 pools' numbers
+CASES = {  # the rule, its draw, and how many operations a pool may take, of them casts: one makes 64 pools' numbers
     "relative": (ps.relative(keep=0.5), ps.bernoulli, 52, 3.02),
     "hold": (ps.hold(ps.relative(keep=0.5), keep=0.5), ps.systematic, 80, 6),
     "uniform": (ps.uniform(keep=0.5), ps.bernoulli, 31, 0.02),
